@@ -1,0 +1,117 @@
+"""Which processes make up a fleet on one machine, and who needs whom."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from cli.fleet.embedded import (
+    POSTGRES,
+    VALKEY,
+    postgres_spec,
+    postgres_url,
+    redis_url,
+    valkey_spec,
+)
+from cli.fleet.home import FleetHome
+from cli.fleet.process import ProcessSpec, http_probe
+from shared.errors import SettingsError
+
+SERVICES = (
+    "ingest",
+    "screener",
+    "features",
+    "trainer",
+    "signals",
+    "portfolio",
+    "executor",
+    "paper_exchange",
+)
+PAPER_EXCHANGE = "paper_exchange"
+VENUE_CLIENTS = frozenset({"ingest", "executor"})
+
+DATABASE_URL = "MNT_DATABASE_URL"
+REDIS_URL = "MNT_REDIS_URL"
+
+
+def server_specs(home: FleetHome, settings_env: Mapping[str, str]) -> list[ProcessSpec]:
+    """Return the servers to run here: each one for which the settings name no other.
+
+    Parameters
+    ----------
+    home
+        Where their data is kept.
+    settings_env
+        Settings of the fleet; `MNT_DATABASE_URL` and `MNT_REDIS_URL` name servers that exist.
+    """
+    servers = []
+    if not settings_env.get(REDIS_URL):
+        servers.append(valkey_spec(home))
+    if not settings_env.get(DATABASE_URL):
+        servers.append(postgres_spec(home))
+    return servers
+
+
+def service_specs(
+    home: FleetHome, settings_env: Mapping[str, str], services: Sequence[str] = SERVICES
+) -> list[ProcessSpec]:
+    """Return the services, each a Python process of its own that depends on the servers run here.
+
+    Parameters
+    ----------
+    home
+        Where the fleet lives.
+    settings_env
+        Environment of every service; what it names goes before what is worked out here.
+    services
+        The services to run, of `SERVICES`.
+
+    Raises
+    ------
+    SettingsError
+        If a service is unknown.
+    """
+    if unknown := set(services) - set(SERVICES):
+        raise SettingsError(f"unknown services {sorted(unknown)}: choose from {list(SERVICES)}")
+    env = {
+        "MNT_HOME": str(home.path),
+        "MNT_API_TOKEN_FILE": str(home.token_file),
+        # One thread a process: eight services with a pool of threads each fight for the cores.
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        **settings_env,
+    }
+    servers = []
+    if not env.get(REDIS_URL):
+        servers.append(VALKEY)
+        env[REDIS_URL] = redis_url(home)
+    if not env.get(DATABASE_URL):
+        servers.append(POSTGRES)
+        env[DATABASE_URL] = postgres_url(home)
+    home.token()  # made here once, rather than by whichever service reads it first
+    return [_service_spec(home, name, env, servers, services) for name in services]
+
+
+def _service_spec(
+    home: FleetHome,
+    name: str,
+    env: Mapping[str, str],
+    servers: Sequence[str],
+    services: Sequence[str],
+) -> ProcessSpec:
+    port = home.claim_port(name)
+    own = {"MNT_SERVICE_NAME": name, "MNT_PORT": str(port)}
+    if name in VENUE_CLIENTS and PAPER_EXCHANGE in services:
+        venue_port = home.claim_port(PAPER_EXCHANGE)
+        own["MNT_VENUE_URL"] = env.get("MNT_VENUE_URL", f"http://127.0.0.1:{venue_port}")
+    needs_venue = name == "executor" and PAPER_EXCHANGE in services
+    return ProcessSpec(
+        name=name,
+        argv=(sys.executable, "-m", f"services.{name}"),
+        env={**env, **own},
+        port=port,
+        readiness=http_probe(f"http://127.0.0.1:{port}/ready"),
+        liveness=http_probe(f"http://127.0.0.1:{port}/health"),
+        depends_on=(*servers, *([PAPER_EXCHANGE] if needs_venue else [])),
+    )

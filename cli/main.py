@@ -1,0 +1,289 @@
+"""The `mnt` command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+# Fixed before numpy is first imported: sums must not depend on how many cores are free.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.fleet.home import resolve_home
+from shared.clock import ms_of_instant
+from shared.errors import MntError
+from shared.settings import as_utc
+
+app = typer.Typer(
+    help="Research, backtest and run the mntrading fleet.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+dead_app = typer.Typer(help="Messages that could not be handled.", no_args_is_help=True)
+db_app = typer.Typer(help="The record in Postgres.", no_args_is_help=True)
+app.add_typer(dead_app, name="dead")
+app.add_typer(db_app, name="db")
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Folder of the fleet's state (MNT_HOME, else .mnt).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+BarsOption = Annotated[
+    list[Path], typer.Option("--bars", help="Parquet file of bars; give it once per file.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting, such as screener.method=p_value.")
+]
+StartOption = Annotated[
+    str | None, typer.Option("--start", help="Bars up to here are history (ISO 8601, UTC).")
+]
+EndOption = Annotated[str | None, typer.Option("--end", help="Last close (ISO 8601, UTC).")]
+
+
+def run() -> None:
+    """Run the command; an error of ours is a message and exit code 1, not a traceback."""
+    try:
+        app()
+    except MntError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        sys.exit(1)
+
+
+def _emit(document: Any, as_json: bool, show: Callable[[Console], None]) -> None:
+    if as_json:
+        sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        show(Console())
+
+
+def _show_report(report: dict[str, Any]) -> Callable[[Console], None]:
+    def show(console: Console) -> None:
+        table = Table("what", "count")
+        for name, count in report["counts"].items():
+            table.add_row(name, f"{count:,}")
+        console.print(table)
+        for name in ("cash_e8", "equity_e8"):
+            if report[name] is not None:
+                console.print(f"{name.removesuffix('_e8')}: {report[name] / 1e8:,.2f} USDT")
+        digests = Table("digest", "sha256")
+        for name, value in report["digests"].items():
+            digests.add_row(name, value)
+        console.print(digests)
+        if "last_screen" in report:
+            console.print(report["last_screen"])
+
+    return show
+
+
+@app.command()
+def backtest(
+    bars: BarsOption,
+    start: StartOption = None,
+    end: EndOption = None,
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the results.")] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Trade recorded bars in one process; same digests as a replay."""
+    from cli.backtest import backtest as run_it
+    from cli.backtest import write_results
+
+    del home  # a backtest keeps no state
+    start_ms = None if start is None else ms_of_instant(as_utc(start))
+    end_ms = None if end is None else ms_of_instant(as_utc(end))
+    result, report = run_it(bars, start_ms, end_ms, overrides or ())
+    if out is not None:
+        write_results(result, report, out)
+    _emit(report, as_json, _show_report(report))
+
+
+@app.command()
+def replay(
+    bars: BarsOption,
+    start: StartOption = None,
+    end: EndOption = None,
+    overrides: SetOption = None,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Keep the fleet up afterwards, until Ctrl-C.")
+    ] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Trade recorded bars with the whole fleet: real processes, bus, database and venue."""
+    from cli.replay import ReplayRequest, progress_bar, run_replay
+
+    request = ReplayRequest(
+        tuple(bars),
+        None if start is None else as_utc(start),
+        None if end is None else as_utc(end),
+        tuple(overrides or ()),
+        stay,
+    )
+
+    def deliver(report: dict[str, Any]) -> None:
+        _emit(report, as_json, _show_report(report))
+        sys.stdout.flush()
+
+    with progress_bar() as progress:
+        asyncio.run(run_replay(resolve_home(home), request, progress, deliver))
+
+
+@app.command()
+def screen(
+    bars: BarsOption,
+    timeframe: Annotated[str, typer.Option("--timeframe", help="Bars to screen on.")] = "1h",
+    end: EndOption = None,
+    window_bars: Annotated[
+        int | None, typer.Option("--window-bars", help="Bars of the window.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file of the roster.")] = None,
+    tests_out: Annotated[
+        Path | None, typer.Option("--tests-out", help="Parquet file with every test.")
+    ] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Find cointegrated pairs among all symbols of a file."""
+    from cli import screen as screening
+
+    del home  # a screen keeps no state
+    settings = list(overrides or ())
+    if window_bars is not None:
+        settings.append(f"screener.window_bars={window_bars}")
+    end_ms = None if end is None else ms_of_instant(as_utc(end))
+    screened = screening.screen(bars, timeframe, end_ms, settings)
+    if out is not None:
+        screening.write_roster(screened.event, out)
+    if tests_out is not None and screened.screen is not None:
+        screening.write_tests(screened.screen, tests_out)
+
+    def show(console: Console) -> None:
+        console.print(screened.event.summary)
+        table = Table("y", "x", "status", "p", "q", "hedge ratio", "half-life (bars)")
+        for pair in screened.event.pairs:
+            table.add_row(
+                pair.y,
+                pair.x,
+                pair.status,
+                f"{pair.p_value:.2e}",
+                f"{pair.q_value:.2e}",
+                f"{pair.hedge_ratio:.3f}",
+                f"{pair.half_life_bars:.1f}",
+            )
+        console.print(table)
+
+    _emit(screening.summary(screened), as_json, show)
+
+
+@app.command()
+def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Show every process of the fleet."""
+    from cli.status import fleet_status
+
+    rows = asyncio.run(fleet_status(resolve_home(home)))
+
+    def show(console: Console) -> None:
+        if not rows:
+            console.print("no fleet has run in this home")
+            return
+        table = Table("name", "pid", "port", "state", "lag")
+        for row in rows:
+            table.add_row(*("" if value is None else str(value) for value in row.values()))
+        console.print(table)
+
+    _emit(rows, as_json, show)
+
+
+@dead_app.command("list")
+def dead_list(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """List dead letters, oldest first."""
+    from cli import dead
+
+    letters = asyncio.run(dead.find(resolve_home(home)))
+    rows = [
+        {key: value for key, value in asdict(letter).items() if key != "payload"}
+        for letter in letters
+    ]
+
+    def show(console: Console) -> None:
+        table = Table("id", "stream", "consumer", "status", "attempts", "error")
+        for letter in letters:
+            table.add_row(
+                str(letter.dead_letter_id),
+                letter.topic,
+                letter.consumer,
+                letter.status,
+                str(letter.attempts),
+                letter.error,
+            )
+        console.print(table)
+
+    _emit(rows, as_json, show)
+
+
+@dead_app.command("show")
+def dead_show(
+    dead_letter_id: int, as_json: JsonOption = False, home: HomeOption = None
+) -> None:
+    """Show one dead letter with its payload."""
+    from cli import dead
+    from cli.fleet.home import FleetError
+
+    letters = asyncio.run(dead.find(resolve_home(home), dead_letter_id=dead_letter_id))
+    if not letters:
+        raise FleetError(f"there is no dead letter {dead_letter_id}: see mnt dead list")
+    document = asdict(letters[0])
+    document["payload"] = letters[0].payload.decode(errors="replace")
+
+    def show(console: Console) -> None:
+        for name, value in document.items():
+            console.print(f"{name}: {value}", markup=False, highlight=False)
+
+    _emit(document, as_json, show)
+
+
+@dead_app.command("replay")
+def dead_replay(
+    dead_letter_id: int,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Corrected JSON; @FILE reads it from a file.")
+    ] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Send a dead letter through the fleet again, as it was or corrected."""
+    from cli import dead
+
+    corrected = None
+    if data is not None:
+        corrected = Path(data[1:]).read_bytes() if data.startswith("@") else data.encode()
+    place = asyncio.run(dead.replay(resolve_home(home), dead_letter_id, corrected))
+    _emit(
+        {"dead_letter_id": dead_letter_id, "sent_to": place},
+        as_json,
+        lambda console: console.print(f"sent to {place}", highlight=False),
+    )
+
+
+@db_app.command("upgrade")
+def db_upgrade(home: HomeOption = None) -> None:
+    """Bring the record to the present schema."""
+    from cli import dead
+
+    async def upgrade() -> None:
+        async with dead.record_of(resolve_home(home)):
+            pass
+
+    asyncio.run(upgrade())
+    Console().print("the schema is up to date")

@@ -1,0 +1,1 @@
+"""Processes: thin async shells around the pure functions of `shared`."""

@@ -1,0 +1,5 @@
+"""Run with `python -m services.executor`."""
+
+from services.executor.main import run
+
+run()

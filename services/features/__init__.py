@@ -1,0 +1,1 @@
+"""Features of the roster's pairs at every trade close."""

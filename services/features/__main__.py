@@ -1,0 +1,5 @@
+"""Run with `python -m services.features`."""
+
+from services.features.main import run
+
+run()

@@ -1,0 +1,71 @@
+"""Use cases of features."""
+
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.features import store
+from shared.bus.consumer import UnitOfWork
+from shared.events.features import FeaturesComputed
+from shared.events.ingest import BarsClosed
+from shared.events.screener import PairsScreened
+from shared.settings import Settings
+from shared.sleeves.pairs.following import PairFollower, followed_at
+
+_ROSTERS_KEPT = 4
+
+
+class Features:
+    """Follows the roster and computes its features.
+
+    Parameters
+    ----------
+    settings
+        Of the process.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._follower = PairFollower(settings.features, settings.trade_timeframe)
+        self._rosters: list[PairsScreened] = []
+
+    async def reload(self, connection: AsyncConnection) -> None:
+        """Take the rosters from the log; feature streams are learnt again when needed."""
+        self._rosters = await store.consumed_rosters(connection, _ROSTERS_KEPT)
+        self._follower = PairFollower(
+            self._settings.features,
+            self._settings.trade_timeframe,
+            await store.last_computed_ms(connection),
+        )
+
+    async def follow_roster(self, roster: PairsScreened, unit: UnitOfWork) -> None:
+        """Remember a roster; it is in force from the first trade close after its own."""
+        rosters = sorted([*self._rosters, roster], key=lambda r: r.closes_at)[-_ROSTERS_KEPT:]
+
+        def keep() -> None:
+            self._rosters = rosters
+
+        unit.after_commit(keep)
+
+    async def compute_close(self, closed: BarsClosed, unit: UnitOfWork) -> None:
+        """Compute, record and publish the features of a close."""
+        followed, roster = followed_at(self._rosters, closed.closes_at_ms)
+        legs = {symbol for pair in followed.pairs for symbol in pair}
+        absent = legs - {bar.symbol for bar in closed.bars}
+        if absent:
+            earlier = await store.bars_at(unit.connection, closed, absent)
+            closed = closed.model_copy(update={"bars": (*closed.bars, *earlier)})
+        unknown = self._follower.unknown_pairs(followed, closed)
+        for pair in unknown:
+            history = await store.joined_history(
+                unit.connection, closed, pair, self._follower.history_bars
+            )
+            self._follower.learn(pair, closed.closes_at_ms, history)
+        computed = self._follower.compute(closed, followed, roster)
+        await store.insert_features(unit.connection, computed, unit.lineage)
+        unit.publish("features.computed", computed)
+
+    async def adopt(self, computed: FeaturesComputed, unit: UnitOfWork) -> None:
+        """Take in features that somebody published by hand."""
+        await store.insert_features(unit.connection, computed, unit.lineage)
+        unit.publish("features.computed", computed)

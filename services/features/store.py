@@ -1,0 +1,128 @@
+"""SQL of features."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.clock import instant_of_ms, ms_of_instant, timeframe_ms
+from shared.database.engine import insert_rows
+from shared.database.tables import bars, feature_sets, features
+from shared.events.features import FeaturesComputed
+from shared.events.ingest import Bar, BarsClosed
+from shared.events.screener import PairsScreened
+from shared.sleeves.pairs.following import JoinedHistory, Pair
+
+
+async def consumed_rosters(connection: AsyncConnection, most: int) -> list[PairsScreened]:
+    """Return the newest rosters this service has consumed, by close."""
+    rows = await connection.execute(
+        text(
+            """
+            SELECT payload FROM event_log JOIN consumer_offset
+              ON consumer_offset.topic = event_log.topic AND consumer = 'features'
+            WHERE event_log.topic = 'pairs.screened' AND event_log.seq <= consumer_offset.seq
+            ORDER BY event_log.seq DESC LIMIT :most
+            """
+        ),
+        {"most": most},
+    )
+    rosters = [PairsScreened.from_bytes(row.payload.encode()) for row in rows]
+    return sorted(rosters, key=lambda roster: roster.closes_at)
+
+
+async def last_computed_ms(connection: AsyncConnection) -> int | None:
+    """Return the last close that has features."""
+    last = (await connection.execute(select(func.max(features.c.closes_at)))).scalar_one()
+    return None if last is None else ms_of_instant(last)
+
+
+async def bars_at(
+    connection: AsyncConnection, closed: BarsClosed, symbols: Collection[str]
+) -> list[Bar]:
+    """Return recorded bars of the same close that came in an earlier event."""
+    rows = await connection.execute(
+        select(bars.c.symbol, bars.c.open, bars.c.high, bars.c.low, bars.c.close, bars.c.volume)
+        .where(bars.c.venue == closed.venue)
+        .where(bars.c.timeframe == closed.timeframe)
+        .where(bars.c.closes_at == closed.closes_at)
+        .where(bars.c.symbol.in_(sorted(symbols)))
+    )
+    return [Bar(**row._mapping) for row in rows]
+
+
+_JOINED = text(
+    """
+    SELECT y.close, x.close, y.volume, x.volume
+    FROM bars AS y JOIN bars AS x USING (venue, timeframe, closes_at)
+    WHERE venue = :venue AND timeframe = :timeframe AND y.symbol = :y AND x.symbol = :x
+      AND closes_at < :before AND closes_at >= :since
+    ORDER BY closes_at
+    """
+)
+
+
+async def joined_history(
+    connection: AsyncConnection, closed: BarsClosed, pair: Pair, n_bars: int
+) -> JoinedHistory:
+    """Return the last joined bars of a pair before a close, as many as exist up to `n_bars`."""
+    bar_ms = timeframe_ms(closed.timeframe)
+    span_bars = n_bars
+    first = (
+        await connection.execute(
+            select(func.min(bars.c.closes_at))
+            .where(bars.c.venue == closed.venue)
+            .where(bars.c.timeframe == closed.timeframe)
+        )
+    ).scalar_one_or_none()
+    while True:
+        since = instant_of_ms(max(0, closed.closes_at_ms - span_bars * bar_ms))
+        rows = (
+            await connection.execute(
+                _JOINED,
+                {
+                    "venue": closed.venue,
+                    "timeframe": closed.timeframe,
+                    "y": pair[0],
+                    "x": pair[1],
+                    "before": closed.closes_at,
+                    "since": since,
+                },
+            )
+        ).all()
+        if len(rows) >= n_bars or first is None or since <= first:
+            break
+        span_bars *= 2
+    columns = np.array([tuple(row) for row in rows[-n_bars:]], dtype=np.float64).reshape(-1, 4)
+    return JoinedHistory(*(np.ascontiguousarray(column) for column in columns.T))
+
+
+async def insert_features(
+    connection: AsyncConnection, computed: FeaturesComputed, lineage: Mapping[str, str]
+) -> None:
+    """Record the features of a close."""
+    if not computed.rows:
+        return
+    names = list(computed.feature_names)
+    feature_set = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    await insert_rows(connection, feature_sets, [{"feature_set": feature_set, "names": names}])
+    rows = [
+        {
+            "closes_at": computed.closes_at,
+            "y": row.y,
+            "x": row.x,
+            "status": row.status,
+            "roster_closes_at": computed.roster_closes_at,
+            "close_y": row.close_y,
+            "close_x": row.close_x,
+            "feature_set": feature_set,
+            "feature_values": list(row.values),
+            **lineage,
+        }
+        for row in computed.rows
+    ]
+    await insert_rows(connection, features, rows)

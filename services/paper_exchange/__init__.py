@@ -1,0 +1,1 @@
+"""A simulated Binance USD-M futures venue over recorded bars."""

@@ -1,0 +1,20 @@
+"""What Prometheus sees of the paper venue."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter(
+    "mnt_paper_exchange_requests_total", "Requests answered", ["method", "route", "status"]
+)
+REQUEST_SECONDS = Histogram(
+    "mnt_paper_exchange_request_seconds",
+    "Time from reading a request to its answer, the commit included",
+    ["method", "route"],
+    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5),
+)
+REFUSALS = Counter("mnt_paper_exchange_refusals_total", "Requests refused", ["code"])
+ORDERS = Counter("mnt_paper_exchange_orders_total", "Orders accepted", ["side"])
+TRADES = Counter("mnt_paper_exchange_trades_total", "Fills", ["side"])
+OPEN_ORDERS = Gauge("mnt_paper_exchange_open_orders", "Orders that may still trade")
+MARKET_TIME = Gauge("mnt_paper_exchange_market_time_seconds", "Close at which the market stands")

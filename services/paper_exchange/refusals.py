@@ -1,0 +1,39 @@
+"""What the venue answers when it refuses."""
+
+from __future__ import annotations
+
+from shared.errors import PermanentError
+
+
+class RefusalError(PermanentError):
+    """A refusal in the venue's own terms.
+
+    Parameters
+    ----------
+    code
+        Negative, of Binance's list of error codes for USD-M futures.
+    message
+        The fact, as Binance words it.
+    status
+        HTTP status of the answer.
+    """
+
+    def __init__(self, code: int, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.status = status
+
+
+def missing(name: str) -> RefusalError:
+    """Return the refusal of a request that lacks a parameter."""
+    return RefusalError(
+        -1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed."
+    )
+
+
+def illegal(name: str, legal: str) -> RefusalError:
+    """Return the refusal of a parameter whose characters are not those allowed."""
+    return RefusalError(
+        -1100, f"Illegal characters found in parameter '{name}'; legal range is '{legal}'."
+    )

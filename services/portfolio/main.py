@@ -1,0 +1,45 @@
+"""Portfolio: intents from signals, within slots and caps.
+
+Consumes
+    `signals.raised`, `positions.changed` (a closed position frees its slot).
+Publishes
+    `orders.requested`: one event per close, with every intent of it; often none.
+Owns
+    `targets`, `intents`, `live_targets`.
+Serves
+    The routes every service has.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from services.portfolio.handlers import Portfolio
+from shared.bus.consumer import Routes
+from shared.service import Runtime, create_service, serve
+from shared.settings import load_settings
+
+VERSION = "1"
+
+
+def create_app() -> FastAPI:
+    """Build the service from its settings."""
+    settings = load_settings()
+
+    def build(_: Runtime) -> Routes:
+        portfolio = Portfolio(settings)
+        return Routes(
+            handlers={
+                "signals.raised": portfolio.plan,
+                "positions.changed": portfolio.release,
+            },
+            adopters={"orders.requested": portfolio.adopt},
+            reload=portfolio.reload,
+        )
+
+    return create_service("portfolio", VERSION, settings, build)
+
+
+def run() -> None:
+    """Serve until told to stop."""
+    serve("services.portfolio.main:create_app", load_settings())

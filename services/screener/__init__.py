@@ -1,0 +1,1 @@
+"""The roster of tradable pairs from the bars of the screen timeframe."""

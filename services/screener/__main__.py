@@ -1,0 +1,5 @@
+"""Run with `python -m services.screener`."""
+
+from services.screener.main import run
+
+run()

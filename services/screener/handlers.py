@@ -1,0 +1,67 @@
+"""Use cases of the screener."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.screener import store
+from shared.bus.consumer import UnitOfWork
+from shared.events.ingest import BarsClosed
+from shared.events.screener import PairsScreened
+from shared.settings import Settings
+from shared.sleeves.pairs.screener import PairScreener, roster_member
+from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME
+
+
+class Screening:
+    """Screens every close of the screen timeframe.
+
+    Parameters
+    ----------
+    settings
+        Of the process.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._screener = PairScreener(settings.screener, SCREEN_TIMEFRAME)
+        self._screened_closes_at_ms: int | None = None
+
+    async def reload(self, connection: AsyncConnection) -> None:
+        """Forget the window; it is read again, up to the close in hand, with the next event."""
+        roster, last_closes_at_ms = await store.last_roster(connection, SCREEN_TIMEFRAME)
+        self._screener = PairScreener(
+            self._settings.screener,
+            SCREEN_TIMEFRAME,
+            [roster_member(pair) for pair in roster],
+            last_closes_at_ms,
+        )
+
+    async def screen_close(self, closed: BarsClosed, unit: UnitOfWork) -> None:
+        """Screen a close and publish the roster, from the first trade close after it."""
+        screener = self._screener
+        if screener.window.last_closes_at_ms is None:
+            async for earlier in store.window_before(
+                unit.connection,
+                closed.venue,
+                SCREEN_TIMEFRAME,
+                closed.closes_at,
+                self._settings.screener.window_bars,
+            ):
+                screener.push(earlier)
+        tradable = await store.tradable_symbols(unit.connection, closed.venue)
+        is_new = (
+            screener.last_closes_at_ms is None or closed.closes_at_ms > screener.last_closes_at_ms
+        )
+        screened = await asyncio.to_thread(screener.screen, closed, tradable)
+        if is_new:
+            await store.insert_screen(unit.connection, screened, unit.lineage)
+        unit.publish("pairs.screened", screened.event)
+
+    async def adopt_roster(self, roster: PairsScreened, unit: UnitOfWork) -> None:
+        """Take a roster that somebody published by hand; the next screen goes on from it."""
+        await store.insert_roster(unit.connection, roster, unit.lineage)
+        unit.publish("pairs.screened", roster)
+        self._screener.roster = tuple(roster_member(pair) for pair in roster.pairs)

@@ -1,0 +1,113 @@
+"""SQL of the screener."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.clock import ms_of_instant
+from shared.database.engine import insert_rows
+from shared.database.tables import instruments, roster, screens
+from shared.events.ingest import Bar, BarsClosed
+from shared.events.screener import PairsScreened, RosterPair
+from shared.sleeves.pairs.screener import ScreenedClose
+
+
+async def window_before(
+    connection: AsyncConnection, venue: str, timeframe: str, before: datetime, window_bars: int
+) -> AsyncIterator[BarsClosed]:
+    """Yield the last closes of a venue before an instant, oldest first."""
+    rows = await connection.execute(
+        text(
+            """
+            WITH instants AS (
+                SELECT DISTINCT closes_at FROM bars
+                WHERE venue = :venue AND timeframe = :timeframe AND closes_at < :before
+                ORDER BY closes_at DESC LIMIT :window_bars
+            )
+            SELECT closes_at, array_agg(symbol ORDER BY symbol) AS symbols,
+                   array_agg(open ORDER BY symbol) AS open,
+                   array_agg(high ORDER BY symbol) AS high,
+                   array_agg(low ORDER BY symbol) AS low,
+                   array_agg(close ORDER BY symbol) AS close,
+                   array_agg(volume ORDER BY symbol) AS volume
+            FROM bars JOIN instants USING (closes_at)
+            WHERE venue = :venue AND timeframe = :timeframe
+            GROUP BY closes_at ORDER BY closes_at
+            """
+        ),
+        {"venue": venue, "timeframe": timeframe, "before": before, "window_bars": window_bars},
+    )
+    for row in rows:
+        values = zip(row.symbols, row.open, row.high, row.low, row.close, row.volume, strict=True)
+        yield BarsClosed(
+            closes_at=row.closes_at,
+            venue=venue,
+            timeframe=timeframe,
+            bars=tuple(
+                Bar(symbol=symbol, open=o, high=h, low=low, close=c, volume=v)
+                for symbol, o, h, low, c, v in values
+            ),
+        )
+
+
+async def tradable_symbols(connection: AsyncConnection, venue: str) -> frozenset[str]:
+    """Return the symbols that have an instrument: bars of the trade timeframe exist."""
+    rows = await connection.execute(
+        select(instruments.c.symbol).where(instruments.c.venue == venue)
+    )
+    return frozenset(rows.scalars())
+
+
+async def last_roster(
+    connection: AsyncConnection, timeframe: str
+) -> tuple[list[RosterPair], int | None]:
+    """Return the roster of the last screen and its close."""
+    last = (
+        await connection.execute(
+            select(func.max(screens.c.closes_at)).where(screens.c.timeframe == timeframe)
+        )
+    ).scalar_one_or_none()
+    if last is None:
+        return [], None
+    names = list(RosterPair.model_fields)
+    rows = await connection.execute(
+        select(*(roster.c[name] for name in names))
+        .where(roster.c.closes_at == last)
+        .order_by(roster.c.y, roster.c.x)
+    )
+    return [RosterPair(**row._mapping) for row in rows], ms_of_instant(last)
+
+
+async def insert_screen(
+    connection: AsyncConnection, screened: ScreenedClose, lineage: Mapping[str, str]
+) -> None:
+    """Record a screen and the roster after it."""
+    event = screened.event
+    row = {
+        "timeframe": event.timeframe,
+        "closes_at": event.closes_at,
+        "method": event.method,
+        "level": event.level,
+        "n_symbols": event.n_symbols,
+        "n_tests": event.n_tests,
+        "n_accepted": event.n_accepted,
+        "excluded": screened.excluded,
+        "summary": event.summary,
+        **lineage,
+    }
+    await insert_rows(connection, screens, [row])
+    await insert_roster(connection, event, lineage)
+
+
+async def insert_roster(
+    connection: AsyncConnection, event: PairsScreened, lineage: Mapping[str, str]
+) -> None:
+    """Record the roster of an event."""
+    rows = [
+        {"closes_at": event.closes_at, **pair.model_dump(), **lineage} for pair in event.pairs
+    ]
+    await insert_rows(connection, roster, rows)

@@ -1,0 +1,1 @@
+"""Entries and exits from features and the champion model."""

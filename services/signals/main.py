@@ -1,0 +1,45 @@
+"""Signals: entries and exits.
+
+Consumes
+    `features.computed`, `models.promoted`.
+Publishes
+    `signals.raised`: one event per close, with every signal of it; often none.
+Owns
+    `signals`, `pair_trades`.
+Serves
+    The routes every service has.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from services.signals.handlers import Signals
+from shared.bus.consumer import Routes
+from shared.service import Runtime, create_service, serve
+from shared.settings import load_settings
+
+VERSION = "1"
+
+
+def create_app() -> FastAPI:
+    """Build the service from its settings."""
+    settings = load_settings()
+
+    def build(_: Runtime) -> Routes:
+        signals = Signals(settings)
+        return Routes(
+            handlers={
+                "models.promoted": signals.take_model,
+                "features.computed": signals.decide,
+            },
+            adopters={"signals.raised": signals.adopt},
+            reload=signals.reload,
+        )
+
+    return create_service("signals", VERSION, settings, build)
+
+
+def run() -> None:
+    """Serve until told to stop."""
+    serve("services.signals.main:create_app", load_settings())

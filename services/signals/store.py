@@ -1,0 +1,82 @@
+"""SQL of signals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import delete, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.clock import instant_of_ms, ms_of_instant
+from shared.database.engine import insert_rows
+from shared.database.tables import models, pair_trades, signals
+from shared.events.signals import SignalsRaised
+from shared.events.trainer import ModelPromoted
+from shared.sleeves.pairs.rules import PairTrade
+
+Trades = Mapping[tuple[str, str], PairTrade]
+_MUTABLE = tuple(c.name for c in pair_trades.columns if not c.primary_key)
+
+
+async def load_trades(connection: AsyncConnection) -> dict[tuple[str, str], PairTrade]:
+    """Return what the rule remembers of every pair."""
+    trades = {}
+    for row in await connection.execute(select(pair_trades)):
+        fields = dict(row._mapping)
+        fields["entered_at_ms"] = ms_of_instant(fields.pop("entered_at"))
+        trades[(row.y, row.x)] = PairTrade(**fields)
+    return trades
+
+
+async def save_trades(connection: AsyncConnection, before: Trades, after: Trades) -> None:
+    """Record what changed in the rule's memory."""
+    changed = [trade for key, trade in after.items() if before.get(key) != trade]
+    await insert_rows(connection, pair_trades, [_trade_row(t) for t in changed], update=_MUTABLE)
+    gone = [key for key in before if key not in after]
+    if gone:
+        await connection.execute(
+            delete(pair_trades).where(tuple_(pair_trades.c.y, pair_trades.c.x).in_(gone))
+        )
+
+
+def _trade_row(trade: PairTrade) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        name: getattr(trade, name) for name in ("y", "x", *_MUTABLE) if name != "entered_at"
+    }
+    return {**row, "entered_at": instant_of_ms(trade.entered_at_ms)}
+
+
+async def insert_signals(
+    connection: AsyncConnection, raised: SignalsRaised, lineage: Mapping[str, str]
+) -> None:
+    """Record the signals of a close."""
+    rows = [
+        {"closes_at": raised.closes_at, **signal.model_dump(), **lineage}
+        for signal in raised.signals
+    ]
+    await insert_rows(connection, signals, rows)
+
+
+async def consumed_promotions(connection: AsyncConnection) -> Sequence[ModelPromoted]:
+    """Return every promotion this service has consumed, by close."""
+    rows = await connection.execute(
+        text(
+            """
+            SELECT payload FROM event_log JOIN consumer_offset
+              ON consumer_offset.topic = event_log.topic AND consumer = 'signals'
+            WHERE event_log.topic = 'models.promoted' AND event_log.seq <= consumer_offset.seq
+              AND NOT EXISTS (SELECT FROM dead_letter WHERE consumer = 'signals'
+                              AND topic = 'models.promoted' AND seq = event_log.seq)
+            ORDER BY event_log.seq
+            """
+        )
+    )
+    promotions = [ModelPromoted.from_bytes(row.payload.encode()) for row in rows]
+    return sorted(promotions, key=lambda promoted: promoted.closes_at)
+
+
+async def model_document(connection: AsyncConnection, sha256: str) -> bytes | None:
+    """Return the bytes of a model, or `None`."""
+    found = await connection.execute(select(models.c.document).where(models.c.sha256 == sha256))
+    return found.scalar_one_or_none()

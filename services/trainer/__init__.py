@@ -1,0 +1,1 @@
+"""Datasets, models, gates and promotions."""

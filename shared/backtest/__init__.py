@@ -1,0 +1,1 @@
+"""The pure parts run over recorded bars with the same fill kernel as the paper venue."""

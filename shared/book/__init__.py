@@ -1,0 +1,1 @@
+"""Pure accounting in exact integers: instruments, orders, positions, fills."""

@@ -1,0 +1,141 @@
+"""Pair positions and the account, in exact integers.
+
+A pair is one position: two legs, one cash account of its own. All cash is counted as it
+moves (a buy pays its notional and fee, a sale receives), so a flat position's cash *is* its
+profit and an open position's value is its cash plus its lots at the mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from shared.book.execution import Execution, charge_e8
+from shared.book.instrument import Instrument
+from shared.book.orders import Order
+from shared.errors import PermanentError
+
+
+class PairState(StrEnum):
+    """Where the position of a pair stands in its life."""
+
+    OPENING = "opening"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class PairPosition:
+    """The position that one opening intent brought about.
+
+    Attributes
+    ----------
+    position_id
+        Id of the opening intent.
+    pair
+        Key `y~x`.
+    lots_y, lots_x
+        Signed holdings in lots.
+    cash_e8
+        All cash that moved, costs included, in 1e-8 of the quote.
+    fees_e8, funding_e8
+        The part of the cash that was fees and funding, as positive costs.
+    """
+
+    position_id: str
+    pair: str
+    symbol_y: str
+    symbol_x: str
+    state: PairState
+    opened_at_ms: int
+    lots_y: int = 0
+    lots_x: int = 0
+    cash_e8: int = 0
+    fees_e8: int = 0
+    funding_e8: int = 0
+    closed_at_ms: int | None = None
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether neither leg holds anything."""
+        return self.lots_y == 0 and self.lots_x == 0
+
+    @property
+    def is_single_legged(self) -> bool:
+        """Whether exactly one leg holds something."""
+        return (self.lots_y == 0) != (self.lots_x == 0)
+
+    def holding(self, leg: str) -> tuple[str, int]:
+        """Return symbol and signed lots of leg `y` or `x`."""
+        return (self.symbol_y, self.lots_y) if leg == "y" else (self.symbol_x, self.lots_x)
+
+
+def apply_execution(
+    position: PairPosition, order: Order, execution: Execution, instrument: Instrument
+) -> PairPosition:
+    """Return the position after a fill of one of its orders.
+
+    Raises
+    ------
+    PermanentError
+        If a reduce-only order would open or turn the leg around.
+    """
+    _, held = position.holding(order.leg)
+    change = order.side.sign * execution.lots
+    if order.reduce_only and (held * change >= 0 or abs(change) > abs(held)):
+        raise PermanentError(
+            f"reduce-only order {order.client_order_id} filled {change} lots of {order.symbol} "
+            f"while {held} are held: the venue's fills and the book disagree, reconcile them"
+        )
+    notional_e8 = instrument.notional_e8(execution.price_ticks, execution.lots)
+    cash_e8 = -order.side.sign * notional_e8 - execution.fee_e8
+    moved = replace(
+        position,
+        cash_e8=position.cash_e8 + cash_e8,
+        fees_e8=position.fees_e8 + execution.fee_e8,
+    )
+    if order.leg == "y":
+        return replace(moved, lots_y=position.lots_y + change)
+    return replace(moved, lots_x=position.lots_x + change)
+
+
+def charge_funding(
+    position: PairPosition,
+    marks_ticks: Mapping[str, int],
+    instruments: Mapping[str, Instrument],
+    funding_ppm: int,
+    settlements: int,
+) -> PairPosition:
+    """Return the position after `settlements` funding instants, each charged against us.
+
+    A leg without a mark has never been priced and therefore never filled.
+    """
+    cost_e8 = 0
+    for leg in ("y", "x"):
+        symbol, lots = position.holding(leg)
+        if lots:
+            notional_e8 = instruments[symbol].notional_e8(marks_ticks[symbol], abs(lots))
+            cost_e8 += settlements * charge_e8(notional_e8, funding_ppm)
+    return replace(
+        position,
+        cash_e8=position.cash_e8 - cost_e8,
+        funding_e8=position.funding_e8 + cost_e8,
+    )
+
+
+def value_e8(
+    position: PairPosition,
+    marks_ticks: Mapping[str, int],
+    instruments: Mapping[str, Instrument],
+) -> tuple[int, int]:
+    """Return the position's net market value of its lots and its gross exposure, in 1e-8."""
+    net = gross = 0
+    for leg in ("y", "x"):
+        symbol, lots = position.holding(leg)
+        if lots:
+            notional_e8 = instruments[symbol].notional_e8(marks_ticks[symbol], abs(lots))
+            net += notional_e8 if lots > 0 else -notional_e8
+            gross += notional_e8
+    return net, gross

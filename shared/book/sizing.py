@@ -1,0 +1,110 @@
+"""How much of each leg: 1 : hedge ratio, within the caps, in whole lots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from shared.book.instrument import Instrument
+
+E8 = 100_000_000
+_RATIO_UNIT = 1_000_000
+
+
+class SizingSettings(BaseModel, frozen=True, extra="forbid"):
+    """Size of the book and its caps.
+
+    Attributes
+    ----------
+    capital_usdt
+        Capital the sizes are fractions of.
+    top_k
+        Most pairs held at once.
+    gross_cap
+        Most gross notional of the book, as a multiple of the capital. A pair gets
+        `capital * gross_cap / top_k`.
+    symbol_cap
+        Most gross notional in one symbol over all pairs, as a multiple of the capital.
+    """
+
+    capital_usdt: int = Field(100_000, gt=0)
+    top_k: int = Field(10, gt=0, le=1000)
+    gross_cap: float = Field(1.0, gt=0, le=10)
+    symbol_cap: float = Field(0.3, gt=0, le=10)
+
+    @property
+    def capital_e8(self) -> int:
+        """Capital in 1e-8 of the quote."""
+        return self.capital_usdt * E8
+
+    @property
+    def pair_gross_e8(self) -> int:
+        """Gross notional of one pair in 1e-8 of the quote."""
+        return fraction_of_e8(self.capital_e8, self.gross_cap) // self.top_k
+
+
+def fraction_of_e8(amount_e8: int, fraction: float) -> int:
+    """Return a setting's fraction of an amount, the fraction taken to six decimals."""
+    return amount_e8 * round(fraction * _RATIO_UNIT) // _RATIO_UNIT
+
+
+@dataclass(frozen=True, slots=True)
+class PairSize:
+    """Unsigned lots of each leg and the notionals they stand for at the sizing price."""
+
+    lots_y: int
+    lots_x: int
+    notional_y_e8: int
+    notional_x_e8: int
+
+
+def size_pair(
+    gross_e8: int,
+    hedge_ratio: float,
+    spread_space: Literal["log", "price"],
+    price_y: float,
+    price_x: float,
+    instrument_y: Instrument,
+    instrument_x: Instrument,
+) -> PairSize:
+    """Split a gross notional over the legs of a pair.
+
+    Parameters
+    ----------
+    gross_e8
+        Gross notional of both legs, in 1e-8 of the quote.
+    hedge_ratio
+        Positive. In log space the ratio of notionals x : y, in price space that of units.
+    spread_space
+        Space in which the hedge ratio was estimated.
+    price_y, price_x
+        Prices the size is computed at, in the quote currency.
+    instrument_y, instrument_x
+        Units of the legs.
+
+    Returns
+    -------
+    PairSize
+        Rounded down to whole lots; a leg may come out as zero lots, which the caller
+        refuses together with one below its minimum notional.
+
+    Notes
+    -----
+    The hedge ratio becomes an integer number of millionths here and nowhere else.
+    """
+    ticks_y = instrument_y.price_ticks(price_y, "nearest")
+    ticks_x = instrument_x.price_ticks(price_x, "nearest")
+    ratio = hedge_ratio if spread_space == "log" else hedge_ratio * price_x / price_y
+    ratio_ppm = round(ratio * _RATIO_UNIT)
+    target_y_e8 = gross_e8 * _RATIO_UNIT // (_RATIO_UNIT + ratio_ppm)
+    target_x_e8 = gross_e8 - target_y_e8
+    lots_y = target_y_e8 // instrument_y.notional_e8(ticks_y, 1)
+    lots_x = target_x_e8 // instrument_x.notional_e8(ticks_x, 1)
+    return PairSize(
+        lots_y,
+        lots_x,
+        instrument_y.notional_e8(ticks_y, lots_y),
+        instrument_x.notional_e8(ticks_x, lots_x),
+    )

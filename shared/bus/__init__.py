@@ -1,0 +1,1 @@
+"""The event log: gapless, transactional, read by cursors that move with the effect."""

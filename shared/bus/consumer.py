@@ -1,0 +1,547 @@
+"""The one consumer of a service: exactly-once effects over streams delivered at least once.
+
+A single task takes events one at a time, merged by close over all consumed streams, and
+handles each in one transaction: the cursor moves first, which locks, deduplicates and
+fences; then the handler writes its rows; last its outgoing events are appended to the log.
+After the commit the handler's new state is swapped in and the events are added to Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from shared.bus import dead_letters, log, metrics
+from shared.bus.log import LogEntry
+from shared.bus.retry import RetryDecision, RetryPolicy, Verdict
+from shared.bus.streams import StreamEntry, Streams, entry_order
+from shared.clock import TIMEFRAME_MS, monotonic_seconds
+from shared.database.engine import transaction
+from shared.errors import ContractError, StoreError
+from shared.events.base import MAX_EVENT_BYTES, Event
+from shared.events.catalogue import owned_topics, topic_named
+
+IDLE_SECONDS = 0.25
+"""How long a quiet consumer waits before it looks into the log by itself."""
+_BUFFERED = 2_000
+
+logger = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class UnitOfWork:
+    """One transaction of a handler.
+
+    Attributes
+    ----------
+    connection
+        For the handler's rows.
+    source_uri, transform_id
+        Lineage of everything written in it.
+    """
+
+    connection: AsyncConnection
+    source_uri: str
+    transform_id: str
+    foreign_entry_id: str | None = None
+    outgoing: list[tuple[str, Event]] = field(default_factory=list)
+    hooks: list[Callable[[], None]] = field(default_factory=list)
+    errands: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """The lineage columns of a row."""
+        return {"source_uri": self.source_uri, "transform_id": self.transform_id}
+
+    def publish(self, topic: str, event: Event) -> None:
+        """Queue an event for the end of the transaction."""
+        self.outgoing.append((topic, event))
+
+    def after_commit(self, hook: Callable[[], None]) -> None:
+        """Swap in new state once the transaction has committed."""
+        self.hooks.append(hook)
+
+    def errand_after_commit(self, errand: Callable[[], Awaitable[None]]) -> None:
+        """Do something outside, such as calling a venue, once all is recorded."""
+        self.errands.append(errand)
+
+
+Handler = Callable[[Any, UnitOfWork], Awaitable[None]]
+Reload = Callable[[AsyncConnection], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """What a service does with what it reads.
+
+    Attributes
+    ----------
+    handlers
+        One per consumed stream.
+    adopters
+        One per owned stream: what to do with an entry a foreign client added. It records
+        the rows and publishes the event, under its number, like the service itself does.
+    reload
+        Rebuilds the in-memory state from the record, at start and after any failure.
+    when_idle
+        Called whenever nothing waits, in turn with the handlers; True asks to be called
+        again at once.
+    close
+        Called once at the end, after the last handler.
+    """
+
+    handlers: Mapping[str, Handler]
+    adopters: Mapping[str, Handler]
+    reload: Reload
+    when_idle: Callable[[], Awaitable[bool]] | None = None
+    close: Callable[[], Awaitable[None]] | None = None
+
+
+class Consumer:
+    """Runs the routes of one service.
+
+    Parameters
+    ----------
+    name
+        Service name: the key of its cursors and of its lock.
+    version
+        Version of its transformation, part of the lineage.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        engine: AsyncEngine,
+        streams: Streams,
+        routes: Routes,
+        retry_policy: RetryPolicy | None = None,
+    ) -> None:
+        self.name = name
+        self.transform_id = f"{name}/{version}"
+        self._engine = engine
+        self._streams = streams
+        self._routes = routes
+        self._retry_policy = retry_policy or RetryPolicy()
+        self._owned = [topic.name for topic in owned_topics(name)]
+        self._wake = asyncio.Event()
+        self._buffers: dict[str, dict[int, LogEntry]] = {t: {} for t in routes.handlers}
+        self._decoded: dict[str, tuple[int, Event | ContractError]] = {}
+        self._foreign: list[StreamEntry] = []
+        self._adopted: dict[str, str] = {}
+        self._lock_connection: AsyncConnection | None = None
+        self._is_stopping = False
+        self.offsets: dict[str, int] = {}
+        self.is_paused = False
+        self.last_closes_at_ms: int | None = None
+        self.last_error: str | None = None
+        self.progressed_at = monotonic_seconds()
+        self.is_started = asyncio.Event()
+
+    # --- life -----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Consume until `stop`; returns early only by raising.
+
+        Raises
+        ------
+        FatalError
+            If the process must be restarted.
+        """
+        await self._patiently(self._lock)
+        await self._patiently(self._prepare)
+        await self._patiently(self._start_reading)
+        self.is_started.set()
+        try:
+            while not self._is_stopping:
+                await self._step()
+        finally:
+            if self._routes.close is not None:
+                await self._routes.close()
+            if self._lock_connection is not None:
+                await self._lock_connection.close()
+
+    async def stop(self) -> None:
+        """Let the event in hand finish and end `run`."""
+        self._is_stopping = True
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Make the consumer look again now."""
+        self._wake.set()
+
+    async def _patiently(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Do a step of the start, waiting for servers that are down."""
+        attempt = 0
+        while not self._is_stopping:
+            try:
+                return await task()
+            except StoreError as error:
+                attempt += 1
+                self.last_error = str(error)
+                logger.warning("waiting for a server", service=self.name, error=str(error))
+                await asyncio.sleep(self._retry_policy.decide(error, attempt).wait_seconds)
+        return None
+
+    async def _lock(self) -> None:
+        """Keep a second instance of this consumer out for as long as this one lives."""
+        try:
+            connection = await self._engine.connect()
+            row = await connection.execute(
+                text("SELECT pg_try_advisory_lock(hashtext('mnt.consumer'), hashtext(:name))"),
+                {"name": self.name},
+            )
+            is_held = row.scalar_one()
+            await connection.commit()
+        except (DBAPIError, OSError) as error:
+            raise StoreError(f"the database did not answer: {error}") from error
+        if not is_held:
+            await connection.close()
+            raise StoreError(f"another {self.name} is running on this database; waiting for it")
+        self._lock_connection = connection
+
+    async def _prepare(self) -> None:
+        async with transaction(self._engine) as connection:
+            await log.ensure_topics(connection, {*self._owned, *self._routes.handlers})
+            await self._load(connection)
+            row = await connection.execute(
+                text("SELECT is_paused FROM service_control WHERE service = :name"),
+                {"name": self.name},
+            )
+            self.is_paused = bool(row.scalar_one_or_none())
+
+    async def _load(self, connection: AsyncConnection) -> None:
+        """Take cursors and state from the record."""
+        self.offsets = await log.ensure_offsets(connection, self.name, self._routes.handlers)
+        self._adopted = await dead_letters.adoption_cursors(connection, self._owned)
+        await self._routes.reload(connection)
+
+    async def _start_reading(self) -> None:
+        topics = [topic_named(name) for name in {*self._routes.handlers, *self._owned}]
+        start_after = {name: self._adopted.get(name, "0-0") for name in self._owned}
+        await self._streams.start(topics, start_after, self._receive)
+
+    # --- arrival --------------------------------------------------------------------------
+
+    def _receive(self, entries: Sequence[StreamEntry]) -> None:
+        """Take entries from Redis: numbered ones to the buffers, foreign ones to adoption."""
+        for entry in entries:
+            buffer = self._buffers.get(entry.topic)
+            if entry.seq is None:
+                if entry.topic in self._owned:
+                    self._foreign.append(entry)
+            elif buffer is not None and entry.payload is not None and len(buffer) < _BUFFERED:
+                buffer[entry.seq] = LogEntry(entry.topic, entry.seq, entry.payload)
+        self._wake.set()
+
+    async def _read_log(self) -> None:
+        async with transaction(self._engine) as connection:
+            for entry in await log.read(connection, self.offsets):
+                self._buffers[entry.topic][entry.seq] = entry
+        metrics.LOG_READS.labels(self.name).inc()
+
+    async def _fill_gaps(self) -> None:
+        """Read from the log what Redis has not brought, before any choice is made.
+
+        Over several streams the heads are asked for every event: the merge is by close, so
+        an event that Redis lost must not be overtaken by a later one of another stream.
+        """
+        has_gap = any(
+            buffer and self.offsets[topic] + 1 not in buffer
+            for topic, buffer in self._buffers.items()
+        )
+        if not has_gap and len(self._buffers) > 1 and any(self._buffers.values()):
+            async with transaction(self._engine) as connection:
+                heads = await log.heads(connection, self._buffers)
+            has_gap = any(
+                head > self.offsets[topic] and self.offsets[topic] + 1 not in self._buffers[topic]
+                for topic, head in heads.items()
+            )
+        if has_gap:
+            await self._read_log()
+
+    def _next(self) -> tuple[LogEntry, Event | ContractError] | None:
+        """Return the next event by close, the longest timeframe first."""
+        chosen: tuple[LogEntry, Event | ContractError] | None = None
+        chosen_order: tuple[int, int, int] | None = None
+        for rank, (topic, buffer) in enumerate(self._buffers.items()):
+            seq = self.offsets[topic] + 1
+            for stale in [known for known in buffer if known < seq]:
+                del buffer[stale]
+            entry = buffer.get(seq)
+            if entry is None:
+                continue
+            event = self._decode(entry)
+            closes_at_ms = 0 if isinstance(event, ContractError) else event.closes_at_ms
+            order = (closes_at_ms, -_timeframe_rank(topic), rank)
+            if chosen_order is None or order < chosen_order:
+                chosen, chosen_order = (entry, event), order
+        return chosen
+
+    def _decode(self, entry: LogEntry) -> Event | ContractError:
+        known = self._decoded.get(entry.topic)
+        if known is not None and known[0] == entry.seq:
+            return known[1]
+        event: Event | ContractError
+        try:
+            event = topic_named(entry.topic).event.from_bytes(entry.payload)
+        except ContractError as error:
+            event = error
+        self._decoded[entry.topic] = (entry.seq, event)
+        return event
+
+    # --- handling -------------------------------------------------------------------------
+
+    async def _step(self) -> None:
+        """Handle one event or one foreign entry, or wait for something to do."""
+        self._wake.clear()
+        if not self.is_paused:
+            try:
+                if self._foreign:
+                    await self._adopt(self._foreign[0])
+                    self._foreign.pop(0)
+                    return
+                await self._fill_gaps()
+                chosen = self._next()
+                if chosen is not None:
+                    await self._deliver(*chosen)
+                    return
+                if self._routes.when_idle is not None and await self._routes.when_idle():
+                    return
+            except StoreError as error:
+                self.last_error = str(error)
+                logger.warning("store unavailable", service=self.name, error=str(error))
+        try:
+            async with asyncio.timeout(IDLE_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            if not self.is_paused:
+                await self._look_into_log()
+
+    async def _look_into_log(self) -> None:
+        try:
+            await self._keep_lock()
+            if self._buffers:
+                await self._read_log()
+        except StoreError as error:
+            self.last_error = str(error)
+            logger.warning("log unavailable", service=self.name, error=str(error))
+
+    async def _keep_lock(self) -> None:
+        """Take the lock again when the session that held it is gone, as after a restart."""
+        if self._lock_connection is None:
+            return
+        try:
+            await self._lock_connection.execute(text("SELECT 1"))
+            await self._lock_connection.commit()
+        except (DBAPIError, OSError) as error:
+            logger.warning("lock session lost, taking it anew", service=self.name, error=str(error))
+            await self._lock_connection.invalidate()
+            await self._lock_connection.close()
+            self._lock_connection = None
+            await self._patiently(self._lock)
+            await self._patiently(self._reload)
+
+    async def _deliver(self, entry: LogEntry, event: Event | ContractError) -> None:
+        started_at = monotonic_seconds()
+
+        async def handle(unit: UnitOfWork) -> bool:
+            if not await log.advance(unit.connection, self.name, entry):
+                return False
+            if isinstance(event, ContractError):
+                raise event
+            await self._routes.handlers[entry.topic](event, unit)
+            return True
+
+        source_uri = f"log:{entry.topic}/{entry.seq}"
+        outcome = await self._persist(source_uri, None, handle, entry)
+        if outcome is None:
+            return
+        self.offsets[entry.topic] = entry.seq
+        self._buffers[entry.topic].pop(entry.seq, None)
+        if isinstance(event, Event):
+            self.last_closes_at_ms = event.closes_at_ms
+        metrics.HANDLED.labels(self.name, entry.topic).inc()
+        metrics.HANDLE_SECONDS.labels(self.name, entry.topic).observe(
+            monotonic_seconds() - started_at
+        )
+
+    async def _adopt(self, entry: StreamEntry) -> None:
+        """Take in an entry that a foreign client added to a stream this service owns."""
+        adopted = self._adopted.get(entry.topic)
+        if adopted is not None and entry_order(entry.entry_id) <= entry_order(adopted):
+            return
+
+        async def handle(unit: UnitOfWork) -> bool:
+            await dead_letters.move_adoption_cursor(unit.connection, entry.topic, entry.entry_id)
+            if entry.payload is None:
+                raise ContractError(
+                    f"entry {entry.entry_id} has no field 'data'; "
+                    f"use XADD {entry.topic} '*' data '<json>'"
+                )
+            event = topic_named(entry.topic).event.from_bytes(entry.payload)
+            await self._routes.adopters[entry.topic](event, unit)
+            return True
+
+        source_uri = f"stream:{entry.topic}/{entry.entry_id}"
+        if await self._persist(source_uri, entry.entry_id, handle, entry) is not None:
+            self._adopted[entry.topic] = entry.entry_id
+            metrics.ADOPTED.labels(self.name, entry.topic).inc()
+
+    async def work(self, source_uri: str, handle: Callable[[UnitOfWork], Awaitable[None]]) -> None:
+        """Do a service's own transaction, such as releasing bars, under the same rules.
+
+        Call it from `when_idle` only, so that it never runs beside a handler.
+
+        Raises
+        ------
+        StoreError
+            If the database is unavailable; nothing was done.
+        """
+        async with transaction(self._engine) as connection:
+            unit = UnitOfWork(connection, source_uri, self.transform_id)
+            await handle(unit)
+            logged = await self._append_outgoing(unit)
+        await self._conclude(unit, logged)
+
+    async def _persist(
+        self,
+        source_uri: str,
+        foreign_entry_id: str | None,
+        handle: Callable[[UnitOfWork], Awaitable[bool]],
+        entry: LogEntry | StreamEntry,
+    ) -> bool | None:
+        """Run a handler in its transaction until it is done, dead-lettered or stale.
+
+        Returns
+        -------
+        bool or None
+            True when handled, False when dead-lettered, None when the entry has no effect.
+        """
+        attempt = 0
+        while True:
+            try:
+                async with transaction(self._engine) as connection:
+                    unit = UnitOfWork(connection, source_uri, self.transform_id, foreign_entry_id)
+                    is_handled = await handle(unit)
+                    logged = await self._append_outgoing(unit) if is_handled else []
+                if not is_handled:
+                    await self._forget(entry)
+                    return None
+                await self._conclude(unit, logged)
+            except Exception as error:  # noqa: BLE001 the one place that retries, dead-letters or stops
+                attempt += 1
+                decision = self._retry_policy.decide(error, attempt)
+                if await self._recover(error, decision, attempt, entry):
+                    return False
+                if self._is_stopping:
+                    return None
+            else:
+                self.last_error = None
+                self.progressed_at = monotonic_seconds()
+                return True
+
+    async def _append_outgoing(self, unit: UnitOfWork) -> list[LogEntry]:
+        return [
+            await log.append(
+                unit.connection,
+                topic,
+                event,
+                source_uri=unit.source_uri,
+                transform_id=unit.transform_id,
+                foreign_entry_id=unit.foreign_entry_id,
+            )
+            for topic, event in unit.outgoing
+        ]
+
+    async def _conclude(self, unit: UnitOfWork, logged: Sequence[LogEntry]) -> None:
+        for hook in unit.hooks:
+            hook()
+        for entry in logged:
+            if not await self._streams.publish(entry, self._adopted.get(entry.topic)):
+                metrics.PUBLISH_FAILURES.labels(self.name, entry.topic).inc()
+        for errand in unit.errands:
+            await errand()
+
+    async def _forget(self, entry: LogEntry | StreamEntry) -> None:
+        """Drop an entry without effect (handled before, phantom) and look at the record anew."""
+        if isinstance(entry, LogEntry):
+            self._buffers[entry.topic].clear()
+            self._decoded.pop(entry.topic, None)
+        metrics.WITHOUT_EFFECT.labels(self.name, entry.topic).inc()
+        async with transaction(self._engine) as connection:
+            await self._load(connection)
+        await self._read_log()
+
+    async def _recover(
+        self,
+        error: Exception,
+        decision: RetryDecision,
+        attempt: int,
+        entry: LogEntry | StreamEntry,
+    ) -> bool:
+        """Deal with a failed handler; True when its event went to the dead letters."""
+        self.last_error = f"{type(error).__name__}: {error}"
+        bound = logger.bind(service=self.name, topic=entry.topic, attempt=attempt)
+        if decision.verdict is Verdict.STOP:
+            bound.error("handler stops the service", error=self.last_error)
+            raise error
+        if decision.verdict is Verdict.RETRY:
+            bound.warning("handler failed, trying again", error=self.last_error)
+            metrics.RETRIES.labels(self.name, entry.topic).inc()
+            await asyncio.sleep(decision.wait_seconds)
+            await self._patiently(self._reload)
+            return False
+        bound.error("event goes to the dead letters", error=self.last_error, exc_info=error)
+        await self._patiently(self._reload)
+        await self._patiently(lambda: self._dead_letter(entry, self.last_error or "", attempt))
+        metrics.DEAD_LETTERS.labels(self.name, entry.topic).inc()
+        return True
+
+    async def _reload(self) -> None:
+        async with transaction(self._engine) as connection:
+            await self._load(connection)
+
+    async def _dead_letter(self, entry: LogEntry | StreamEntry, error: str, attempts: int) -> None:
+        async with transaction(self._engine) as connection:
+            if isinstance(entry, LogEntry):
+                if not await log.advance(connection, self.name, entry):
+                    return
+                entry_id, seq, payload = None, entry.seq, entry.payload
+            else:
+                await dead_letters.move_adoption_cursor(connection, entry.topic, entry.entry_id)
+                entry_id, seq, payload = entry.entry_id, None, entry.payload or b""
+            letter_id = await dead_letters.record(
+                connection,
+                topic=entry.topic,
+                consumer=self.name,
+                entry_id=entry_id,
+                seq=seq,
+                payload=payload,
+                error=error,
+                attempts=attempts,
+                transform_id=self.transform_id,
+            )
+        await self._streams.publish_dead_letter(
+            entry.topic,
+            {
+                "dead_letter_id": str(letter_id),
+                "consumer": self.name,
+                "error": error,
+                "attempts": str(attempts),
+                "data": payload[:MAX_EVENT_BYTES].decode(errors="replace"),
+            },
+        )
+
+
+def _timeframe_rank(topic: str) -> int:
+    """Return the length of a bar stream's timeframe; other streams rank below every bar."""
+    subject, _, timeframe = topic.partition(".")
+    return TIMEFRAME_MS.get(timeframe, 0) if subject == "bars" else 0

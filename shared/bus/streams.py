@@ -1,0 +1,204 @@
+"""Redis streams: they wake consumers and carry the bytes, and are never the only copy.
+
+FastStream routes the entries and documents the streams. It reads in batches and without
+consumer groups: order, retry, gaps and dead letters are the log's business. Its known traps
+are closed here: a concrete start position instead of `$` (which forgets what arrives between
+two polls), a parser that admits plain entries, and an explicit stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from faststream.middlewares import AckPolicy
+from faststream.redis import RedisBroker, StreamSub
+from faststream.redis.message import RedisBatchStreamMessage
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared.bus.log import LogEntry
+from shared.errors import StoreError
+from shared.events.catalogue import Topic
+
+KEPT_ENTRIES = 2_000
+"""Entries a stream keeps for late readers and for people; the log keeps all."""
+_TRIM_EVERY = 256
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEntry:
+    """An entry as read from Redis: numbered by the log, or plain from a foreign client."""
+
+    topic: str
+    entry_id: str
+    seq: int | None
+    payload: bytes | None
+
+
+OnEntries = Callable[[Sequence[StreamEntry]], None]
+
+
+class Streams:
+    """The Redis side of the bus for one service.
+
+    Parameters
+    ----------
+    redis_url
+        `redis://host:port/db`.
+    """
+
+    def __init__(self, redis_url: str) -> None:
+        self._redis_url = redis_url
+        self._redis: Redis = Redis.from_url(
+            redis_url, socket_connect_timeout=5, socket_timeout=10, health_check_interval=30
+        )
+        self._broker: RedisBroker | None = None
+        self._published: dict[str, int] = {}
+
+    async def publish(self, entry: LogEntry, adopted_up_to: str | None = None) -> bool:
+        """Add a recorded event to its stream; a failure is harmless and reported as False.
+
+        Parameters
+        ----------
+        entry
+            The event as the log has it.
+        adopted_up_to
+            Entry id up to which foreign entries were adopted; nothing later is trimmed.
+        """
+        try:
+            await self._redis.xadd(entry.topic, {"seq": entry.seq, "data": entry.payload})
+            count = self._published.get(entry.topic, 0) + 1
+            self._published[entry.topic] = count
+            if count % _TRIM_EVERY == 0:
+                await self._trim(entry.topic, adopted_up_to)
+        except RedisError as error:
+            logger.warning("stream publish failed", topic=entry.topic, error=str(error))
+            return False
+        return True
+
+    async def publish_dead_letter(self, topic: str, fields: dict[str, str]) -> None:
+        """Show a dead letter on `<stream>.dead`; its record is in Postgres."""
+        try:
+            await self._redis.xadd(f"{topic}.dead", dict(fields), maxlen=KEPT_ENTRIES)
+        except RedisError as error:
+            logger.warning("dead letter stream failed", topic=topic, error=str(error))
+
+    async def add_plain(self, topic: str, payload: bytes) -> str:
+        """Add an entry the way any foreign client would and return its id.
+
+        Raises
+        ------
+        StoreError
+            If Redis does not answer.
+        """
+        try:
+            entry_id = await self._redis.xadd(topic, {"data": payload})
+        except RedisError as error:
+            raise StoreError(f"Redis did not take the entry: {error}; is it running?") from error
+        return entry_id.decode() if isinstance(entry_id, bytes) else str(entry_id)
+
+    async def _trim(self, topic: str, adopted_up_to: str | None) -> None:
+        """Drop what is both old and adopted: a foreign entry still waiting is never lost."""
+        if adopted_up_to is None:
+            return
+        kept = await self._redis.xrevrange(topic, count=KEPT_ENTRIES)
+        if len(kept) < KEPT_ENTRIES:
+            return
+        oldest_kept = kept[-1][0].decode()
+        horizon = min(oldest_kept, adopted_up_to, key=entry_order)
+        await self._redis.xtrim(topic, minid=horizon, approximate=True)
+
+    async def start(
+        self, topics: Sequence[Topic], start_after: dict[str, str], on_entries: OnEntries
+    ) -> None:
+        """Begin to read streams.
+
+        Parameters
+        ----------
+        topics
+            Streams to read.
+        start_after
+            Entry id to start after, for streams where entries may already wait; the others
+            start at their present end.
+        on_entries
+            Called with each batch, in order within a stream.
+
+        Raises
+        ------
+        StoreError
+            If Redis does not answer.
+        """
+        broker = RedisBroker(self._redis_url, apply_types=False, logger=None, graceful_timeout=15.0)
+        for topic in topics:
+            last_id = start_after.get(topic.name) or await self._end_of(topic.name)
+            _subscribe(broker, topic, last_id, on_entries)
+        try:
+            await broker.start()
+        except (RedisError, OSError, TimeoutError) as error:
+            await broker.stop()
+            raise StoreError(f"Redis did not answer: {error}; is it running?") from error
+        self._broker = broker
+
+    async def _end_of(self, topic: str) -> str:
+        try:
+            last = await self._redis.xrevrange(topic, count=1)
+        except (RedisError, OSError) as error:
+            raise StoreError(f"Redis did not answer: {error}; is it running?") from error
+        return str(last[0][0].decode()) if last else "0-0"
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether every subscriber still runs; a ping would not tell."""
+        return self._broker is not None and all(s.running for s in self._broker.subscribers)
+
+    async def stop(self) -> None:
+        """Stop reading and close the connections; without it the process hangs at exit."""
+        if self._broker is not None:
+            await self._broker.stop()
+        await self._redis.aclose()
+
+
+def entry_order(entry_id: str) -> tuple[int, int]:
+    """Return an entry id as numbers that sort as Redis sorts."""
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+def _subscribe(broker: RedisBroker, topic: Topic, last_id: str, on_entries: OnEntries) -> None:
+    async def parse(
+        message: dict[str, Any], _original: Callable[..., Awaitable[Any]]
+    ) -> RedisBatchStreamMessage:
+        return RedisBatchStreamMessage(raw_message=message, body=b"")  # type: ignore[arg-type]
+
+    async def decode(
+        message: RedisBatchStreamMessage, _original: Callable[..., Awaitable[Any]]
+    ) -> list[StreamEntry]:
+        raw: Any = message.raw_message
+        return [
+            _entry(topic.name, entry_id, fields)
+            for entry_id, fields in zip(raw["message_ids"], raw["data"], strict=True)
+        ]
+
+    async def receive(entries: list[StreamEntry]) -> None:
+        on_entries(entries)
+
+    subscriber = broker.subscriber(
+        stream=StreamSub(topic.name, batch=True, last_id=last_id, max_records=500),
+        parser=parse,
+        decoder=decode,
+        ack_policy=AckPolicy.MANUAL,
+        title=topic.name,
+        description=topic.subject,
+    )
+    subscriber(receive)
+
+
+def _entry(topic: str, entry_id: bytes, fields: dict[bytes, bytes]) -> StreamEntry:
+    number = fields.get(b"seq")
+    seq = int(number) if number is not None and number.isdigit() else None
+    return StreamEntry(topic, entry_id.decode(), seq, fields.get(b"data"))

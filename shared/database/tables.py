@@ -1,0 +1,522 @@
+"""Every table of the record, grouped by the service that writes it.
+
+Each row carries its lineage: when it was recorded (`ingested_at`), what it was derived from
+(`source_uri`: a file, a stream entry or a log position) and by which transformation
+(`transform_id`).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    }
+)
+
+Instant = DateTime(timezone=True)
+
+
+def _lineage() -> tuple[Column[object], ...]:
+    return (
+        Column("ingested_at", Instant, nullable=False, server_default=func.now()),
+        Column("source_uri", Text, nullable=False),
+        Column("transform_id", Text, nullable=False),
+    )
+
+
+def _required(name: str, kind: object) -> Column[object]:
+    return Column(name, kind, nullable=False)  # type: ignore[call-overload,no-any-return]
+
+
+def _key(name: str, kind: object) -> Column[object]:
+    return Column(name, kind, primary_key=True)  # type: ignore[call-overload,no-any-return]
+
+
+# --- the log ---------------------------------------------------------------------------
+
+stream_head = Table(
+    "stream_head",
+    metadata,
+    _key("topic", Text),
+    _required("seq", BigInteger),
+    CheckConstraint("seq >= 0", name="seq"),
+)
+
+event_log = Table(
+    "event_log",
+    metadata,
+    _key("topic", Text),
+    _key("seq", BigInteger),
+    _required("closes_at", Instant),
+    _required("payload", Text),
+    _required("payload_sha256", LargeBinary),
+    Column("foreign_entry_id", Text),
+    *_lineage(),
+    CheckConstraint("seq > 0", name="seq"),
+    UniqueConstraint("topic", "foreign_entry_id"),
+)
+
+consumer_offset = Table(
+    "consumer_offset",
+    metadata,
+    _key("consumer", Text),
+    _key("topic", Text),
+    _required("seq", BigInteger),
+    CheckConstraint("seq >= 0", name="seq"),
+)
+
+adoption_cursor = Table(
+    "adoption_cursor",
+    metadata,
+    _key("topic", Text),
+    _required("entry_id", Text),
+)
+
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("dead_letter_id", BigInteger, Identity(always=True), primary_key=True),
+    _required("topic", Text),
+    _required("consumer", Text),
+    Column("entry_id", Text),
+    Column("seq", BigInteger),
+    _required("payload", LargeBinary),
+    _required("error", Text),
+    _required("attempts", Integer),
+    Column("status", Text, nullable=False, server_default="open"),
+    Column("replayed_at", Instant),
+    *_lineage(),
+    CheckConstraint("status IN ('open', 'replayed')", name="status"),
+    CheckConstraint("(entry_id IS NULL) <> (seq IS NULL)", name="origin"),
+    UniqueConstraint("consumer", "topic", "entry_id"),
+    UniqueConstraint("consumer", "topic", "seq"),
+)
+
+service_control = Table(
+    "service_control",
+    metadata,
+    _key("service", Text),
+    _required("is_paused", Boolean),
+    _required("changed_at", Instant),
+)
+
+# --- ingest ----------------------------------------------------------------------------
+
+instruments = Table(
+    "instruments",
+    metadata,
+    _key("venue", Text),
+    _key("symbol", Text),
+    _required("price_decimals", SmallInteger),
+    _required("lot_decimals", SmallInteger),
+    _required("min_notional_e8", BigInteger),
+    _required("price_source", Text),
+    *_lineage(),
+    CheckConstraint("price_decimals >= 0 AND lot_decimals >= 0", name="decimals"),
+    CheckConstraint("price_decimals + lot_decimals <= 8", name="exact"),
+)
+
+bars = Table(
+    "bars",
+    metadata,
+    _key("venue", Text),
+    _key("timeframe", Text),
+    _key("closes_at", Instant),
+    _key("symbol", Text),
+    _required("open", Double),
+    _required("high", Double),
+    _required("low", Double),
+    _required("close", Double),
+    _required("volume", Double),
+    *_lineage(),
+    CheckConstraint("low > 0", name="positive"),
+    CheckConstraint(
+        "low <= open AND low <= close AND open <= high AND close <= high", name="range"
+    ),
+    CheckConstraint("high < 'infinity' AND volume >= 0 AND volume < 'infinity'", name="finite"),
+)
+
+bar_quarantine = Table(
+    "bar_quarantine",
+    metadata,
+    Column("quarantine_id", BigInteger, Identity(always=True), primary_key=True),
+    _required("venue", Text),
+    _required("timeframe", Text),
+    Column("symbol", Text),
+    Column("closes_at", Instant),
+    Column("open", Double),
+    Column("high", Double),
+    Column("low", Double),
+    Column("close", Double),
+    Column("volume", Double),
+    _required("reason", Text),
+    _required("message", Text),
+    *_lineage(),
+    Index(None, "symbol", "timeframe", "closes_at"),
+)
+
+replay_progress = Table(
+    "replay_progress",
+    metadata,
+    _key("replay", Text),
+    _required("is_history_loaded", Boolean),
+    Column("closes_at", Instant),
+    _required("n_closes", BigInteger),
+    _required("is_finished", Boolean),
+)
+
+# --- screener --------------------------------------------------------------------------
+
+screens = Table(
+    "screens",
+    metadata,
+    _key("timeframe", Text),
+    _key("closes_at", Instant),
+    _required("method", Text),
+    _required("level", Double),
+    _required("n_symbols", Integer),
+    _required("n_tests", Integer),
+    _required("n_accepted", Integer),
+    _required("excluded", JSONB),
+    _required("summary", Text),
+    *_lineage(),
+    CheckConstraint("level > 0 AND level < 1", name="level"),
+    CheckConstraint("n_accepted <= n_tests", name="accepted"),
+)
+
+roster = Table(
+    "roster",
+    metadata,
+    _key("closes_at", Instant),
+    _key("y", Text),
+    _key("x", Text),
+    _required("status", Text),
+    _required("accepted_screens", Integer),
+    _required("missed_screens", Integer),
+    Column("entered_at", Instant),
+    Column("left_at", Instant),
+    _required("statistic", Double),
+    _required("p_value", Double),
+    _required("q_value", Double),
+    _required("lag", Integer),
+    _required("hedge_ratio", Double),
+    _required("intercept", Double),
+    _required("half_life_bars", Double),
+    _required("hurst", Double),
+    _required("correlation", Double),
+    _required("crossings", Integer),
+    _required("n_bars", Integer),
+    *_lineage(),
+    CheckConstraint("status IN ('candidate', 'active', 'closing_only')", name="status"),
+    CheckConstraint("y <> x", name="legs"),
+    CheckConstraint("p_value BETWEEN 0 AND 1", name="p_value"),
+    CheckConstraint("(status = 'candidate') = (entered_at IS NULL)", name="entered"),
+    CheckConstraint("status <> 'closing_only' OR left_at IS NOT NULL", name="left"),
+)
+
+# --- features --------------------------------------------------------------------------
+
+feature_sets = Table(
+    "feature_sets",
+    metadata,
+    _key("feature_set", Text),
+    _required("names", ARRAY(Text)),
+)
+
+features = Table(
+    "features",
+    metadata,
+    _key("closes_at", Instant),
+    _key("y", Text),
+    _key("x", Text),
+    _required("status", Text),
+    Column("roster_closes_at", Instant),
+    _required("close_y", Double),
+    _required("close_x", Double),
+    Column("feature_set", Text, ForeignKey("feature_sets.feature_set"), nullable=False),
+    _required("feature_values", ARRAY(Double)),
+    *_lineage(),
+    CheckConstraint("roster_closes_at < closes_at", name="no_look_ahead"),
+)
+
+# --- trainer ---------------------------------------------------------------------------
+
+datasets = Table(
+    "datasets",
+    metadata,
+    _key("dataset_id", Text),
+    _required("name", Text),
+    _required("from_closes_at", Instant),
+    _required("to_closes_at", Instant),
+    _required("n_rows", Integer),
+    _required("n_positive", Integer),
+    _required("manifest", JSONB),
+    *_lineage(),
+    CheckConstraint("n_positive BETWEEN 0 AND n_rows", name="positive"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    _key("sha256", Text),
+    _required("name", Text),
+    _required("model_version", Integer),
+    _required("document", LargeBinary),
+    Column("dataset_id", Text, ForeignKey("datasets.dataset_id"), nullable=False),
+    _required("trained_at_close", Instant),
+    _required("metrics", JSONB),
+    _required("mlflow_run_id", Text),
+    *_lineage(),
+    UniqueConstraint("name", "model_version"),
+    CheckConstraint("sha256 = encode(sha256(document), 'hex')", name="identity"),
+)
+
+promotions = Table(
+    "promotions",
+    metadata,
+    Column("promotion_id", BigInteger, Identity(always=True), primary_key=True),
+    _required("name", Text),
+    _required("alias", Text),
+    Column("sha256", Text, ForeignKey("models.sha256"), nullable=False),
+    _required("from_closes_at", Instant),
+    _required("mode", Text),
+    Column("cv_roc_auc", Double),
+    Column("sharpe_net", Double),
+    Column("max_drawdown", Double),
+    Column("deflated_sharpe", Double),
+    Column("backtest_overfitting_probability", Double),
+    Column("n_trials", Integer),
+    Column("shadow_days", Integer),
+    _required("gates_passed", Boolean),
+    _required("is_override", Boolean),
+    Column("override_reason", Text),
+    _required("decided_by", Text),
+    *_lineage(),
+    CheckConstraint("alias IN ('challenger', 'champion')", name="alias"),
+    CheckConstraint("mode IN ('paper', 'live')", name="mode"),
+    CheckConstraint(
+        "alias <> 'champion' OR gates_passed OR (is_override AND mode = 'paper')", name="gates"
+    ),
+    CheckConstraint("NOT is_override OR length(override_reason) > 0", name="override"),
+    UniqueConstraint("name", "alias", "sha256", "from_closes_at"),
+)
+
+# --- signals ---------------------------------------------------------------------------
+
+signals = Table(
+    "signals",
+    metadata,
+    _key("closes_at", Instant),
+    _key("y", Text),
+    _key("x", Text),
+    _key("action", Text),
+    _required("sleeve", Text),
+    _required("side", SmallInteger),
+    _required("reason", Text),
+    _required("strength", Double),
+    Column("confidence", Double),
+    _required("z_score", Double),
+    _required("hedge_ratio", Double),
+    _required("intercept", Double),
+    _required("spread_mean", Double),
+    _required("spread_std", Double),
+    _required("entered_at", Instant),
+    _required("close_y", Double),
+    _required("close_x", Double),
+    Column("roster_closes_at", Instant),
+    Column("model_sha256", Text),
+    *_lineage(),
+    CheckConstraint("action IN ('enter', 'exit')", name="action"),
+    CheckConstraint("side IN (-1, 1)", name="side"),
+    CheckConstraint("entered_at <= closes_at", name="entered"),
+)
+
+pair_trades = Table(
+    "pair_trades",
+    metadata,
+    _key("y", Text),
+    _key("x", Text),
+    _required("side", SmallInteger),
+    _required("entered_at", Instant),
+    _required("hedge_ratio", Double),
+    _required("intercept", Double),
+    _required("spread_mean", Double),
+    _required("spread_std", Double),
+    _required("last_close_y", Double),
+    _required("last_close_x", Double),
+    _required("bars_held", Integer),
+    _required("missing_closes", Integer),
+    _required("cooldown_left", Integer),
+    Column("model_sha256", Text),
+    CheckConstraint("side IN (-1, 0, 1)", name="side"),
+)
+
+# --- portfolio -------------------------------------------------------------------------
+
+targets = Table(
+    "targets",
+    metadata,
+    _key("closes_at", Instant),
+    _key("y", Text),
+    _key("x", Text),
+    _key("action", Text),
+    _required("is_accepted", Boolean),
+    _required("reason", Text),
+    Column("intent_id", Text),
+    *_lineage(),
+    CheckConstraint("is_accepted = (intent_id IS NOT NULL)", name="accepted"),
+)
+
+intents = Table(
+    "intents",
+    metadata,
+    _key("intent_id", Text),
+    _required("closes_at", Instant),
+    _required("sleeve", Text),
+    _required("y", Text),
+    _required("x", Text),
+    _required("action", Text),
+    _required("position_id", Text),
+    _required("reason", Text),
+    _required("hedge_ratio", Double),
+    _required("legs", JSONB),
+    *_lineage(),
+    CheckConstraint("action IN ('open', 'close')", name="action"),
+)
+
+live_targets = Table(
+    "live_targets",
+    metadata,
+    _key("y", Text),
+    _key("x", Text),
+    Column("position_id", Text, nullable=False, unique=True),
+    _required("notional_y_e8", BigInteger),
+    _required("notional_x_e8", BigInteger),
+    _required("is_closing", Boolean),
+    CheckConstraint("notional_y_e8 > 0 AND notional_x_e8 > 0", name="notional"),
+)
+
+# --- executor --------------------------------------------------------------------------
+
+_ORDER_STATES = (
+    "'initialised', 'denied', 'submitted', 'unknown', 'accepted', 'rejected', "
+    "'partially_filled', 'filled', 'cancelled', 'expired'"
+)
+
+orders = Table(
+    "orders",
+    metadata,
+    _key("client_order_id", Text),
+    _required("intent_id", Text),
+    _required("pair", Text),
+    _required("leg", Text),
+    _required("attempt", Integer),
+    _required("symbol", Text),
+    _required("side", Text),
+    _required("quantity_lots", BigInteger),
+    _required("filled_lots", BigInteger),
+    _required("reduce_only", Boolean),
+    _required("created_at", Instant),
+    Column("submitted_at", Instant),
+    _required("state", Text),
+    _required("reason", Text),
+    *_lineage(),
+    UniqueConstraint("intent_id", "leg", "attempt"),
+    CheckConstraint("leg IN ('y', 'x')", name="leg"),
+    CheckConstraint("side IN ('buy', 'sell')", name="side"),
+    CheckConstraint(f"state IN ({_ORDER_STATES})", name="state"),
+    CheckConstraint("quantity_lots > 0", name="quantity"),
+    CheckConstraint("filled_lots BETWEEN 0 AND quantity_lots", name="filled"),
+    CheckConstraint("(state = 'filled') = (filled_lots = quantity_lots)", name="complete"),
+    Index(
+        "orders_working_idx",
+        "pair",
+        postgresql_where=text(
+            "state IN ('initialised', 'submitted', 'unknown', 'accepted', 'partially_filled')"
+        ),
+    ),
+)
+
+fills = Table(
+    "fills",
+    metadata,
+    Column("client_order_id", Text, ForeignKey("orders.client_order_id"), primary_key=True),
+    _key("fill_number", Integer),
+    _required("pair", Text),
+    _required("leg", Text),
+    _required("symbol", Text),
+    _required("side", Text),
+    _required("lots", BigInteger),
+    _required("price_ticks", BigInteger),
+    _required("fee_e8", BigInteger),
+    _required("filled_at", Instant),
+    *_lineage(),
+    CheckConstraint("lots > 0 AND price_ticks > 0 AND fee_e8 >= 0", name="amounts"),
+)
+
+pair_positions = Table(
+    "pair_positions",
+    metadata,
+    _key("position_id", Text),
+    _required("pair", Text),
+    _required("symbol_y", Text),
+    _required("symbol_x", Text),
+    _required("state", Text),
+    _required("opened_at", Instant),
+    _required("lots_y", BigInteger),
+    _required("lots_x", BigInteger),
+    _required("cash_e8", Numeric(38, 0)),
+    _required("fees_e8", Numeric(38, 0)),
+    _required("funding_e8", Numeric(38, 0)),
+    Column("closed_at", Instant),
+    *_lineage(),
+    CheckConstraint("state IN ('opening', 'open', 'closing', 'closed')", name="state"),
+    CheckConstraint("(state = 'closed') = (closed_at IS NOT NULL)", name="closed"),
+    CheckConstraint("state <> 'closed' OR (lots_y = 0 AND lots_x = 0)", name="flat"),
+    Index(
+        "pair_positions_live_idx",
+        "pair",
+        unique=True,
+        postgresql_where=text("state <> 'closed'"),
+    ),
+)
+
+account = Table(
+    "account",
+    metadata,
+    _key("closes_at", Instant),
+    _required("cash_e8", Numeric(38, 0)),
+    _required("equity_e8", Numeric(38, 0)),
+    _required("gross_e8", Numeric(38, 0)),
+    _required("n_positions", Integer),
+    _required("marks_ticks", JSONB),
+    *_lineage(),
+    CheckConstraint("gross_e8 >= 0", name="gross"),
+)

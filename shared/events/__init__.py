@@ -1,0 +1,1 @@
+"""The vocabulary of the bus: frozen, versioned events, one module per publisher."""

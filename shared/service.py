@@ -1,0 +1,301 @@
+"""What every main calls: lifespan, health, metrics, authorisation, logging.
+
+A service is its consumer plus a REST face. `create_service` builds the FastAPI application
+around the routes a service provides; the order of start and stop stands in `Runtime`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+
+import structlog
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.bus import log, metrics
+from shared.bus.consumer import Consumer, Routes
+from shared.bus.streams import Streams
+from shared.clock import instant_of_ms, monotonic_seconds, utc_now
+from shared.database.engine import create_engine, insert_rows, transaction
+from shared.database.tables import service_control
+from shared.errors import FatalError, StoreError
+from shared.settings import Settings
+
+STALLED_AFTER_SECONDS = 60.0
+"""Without progress for so long although events wait, a consumer counts as dead."""
+
+logger = structlog.get_logger()
+
+
+def configure_logging(service: str) -> None:
+    """Write structured JSON lines to standard output, bound to the service."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+class Runtime:
+    """The running parts of one service.
+
+    Parameters
+    ----------
+    name, version
+        Of the service; the version is part of every row's lineage.
+    settings
+        Its settings.
+    """
+
+    def __init__(self, name: str, version: str, settings: Settings) -> None:
+        self.name = name
+        self.version = version
+        self.settings = settings
+        self.engine: AsyncEngine = create_engine(
+            settings.database_url.get_secret_value(), application=f"mnt-{name}"
+        )
+        self.streams = Streams(settings.redis_url)
+        self._consumer: Consumer | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def consumer(self) -> Consumer:
+        """The consumer, once `start` has been given its routes."""
+        if self._consumer is None:
+            raise FatalError(f"{self.name} has not been started")
+        return self._consumer
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the consuming task lives."""
+        return self._task is not None and not self._task.done()
+
+    def start(self, routes: Routes) -> None:
+        """Start to consume; servers that are down are waited for in the background."""
+        self._consumer = Consumer(self.name, self.version, self.engine, self.streams, routes)
+        self._task = asyncio.create_task(self._consumer.run(), name=f"{self.name} consumer")
+        self._task.add_done_callback(self._end_process)
+
+    def _end_process(self, task: asyncio.Task[None]) -> None:
+        """Leave the process when its consumer has died: the supervisor starts a fresh one."""
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("consumer died", service=self.name, exc_info=task.exception())
+            raise SystemExit(1)
+
+    async def stop(self) -> None:
+        """Stop in the order that loses nothing.
+
+        First the consumer, which finishes the event in hand; then the streams, whose broker
+        would keep the process alive; the database last.
+        """
+        if self._consumer is not None:
+            await self._consumer.stop()
+        if self._task is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                done, _ = await asyncio.wait({self._task}, timeout=10)
+                if not done:
+                    self._task.cancel()
+        await self.streams.stop()
+        await self.engine.dispose()
+
+    async def lag(self) -> dict[str, int]:
+        """Return how many events wait on each consumed stream."""
+        offsets = self.consumer.offsets
+        if not offsets:
+            return {}
+        async with transaction(self.engine) as connection:
+            heads = await log.heads(connection, offsets)
+        lag = {topic: heads.get(topic, 0) - seq for topic, seq in offsets.items()}
+        for topic, events in lag.items():
+            metrics.LAG.labels(self.name, topic).set(events)
+        return lag
+
+    async def faults(self) -> list[str]:
+        """Return why the service is not well; an empty list means it is."""
+        consumer = self.consumer
+        if not self.is_running:
+            return ["the consumer has stopped"]
+        if not consumer.is_started.is_set():
+            return []
+        faults = [] if self.streams.is_reading else ["a stream subscriber has stopped"]
+        idle = monotonic_seconds() - consumer.progressed_at
+        if idle > STALLED_AFTER_SECONDS and not consumer.is_paused:
+            waiting = sum((await self.lag()).values())
+            if waiting > 0:
+                faults.append(f"{waiting} events wait and none was handled for {idle:.0f} s")
+        return faults
+
+
+def create_service(
+    name: str,
+    version: str,
+    settings: Settings,
+    build: Callable[[Runtime], Routes],
+    *routers: APIRouter,
+) -> FastAPI:
+    """Build the application of a service.
+
+    Parameters
+    ----------
+    name, version, settings
+        Who it is and what it was told.
+    build
+        Makes the routes of the consumer from the runtime; called once at start.
+    *routers
+        REST routes of the service's own.
+    """
+    configure_logging(name)
+    runtime = Runtime(name, version, settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        runtime.start(build(runtime))
+        logger.info("service started", port=settings.port)
+        yield
+        await runtime.stop()
+
+    app = FastAPI(
+        title=f"mntrading {name}",
+        version=version,
+        lifespan=lifespan,
+        description=f"Control of the {name} service. Routes that change state need the token.",
+    )
+    app.state.runtime = runtime
+    app.include_router(_common_routes(runtime))
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
+def serve(application: str, settings: Settings) -> None:
+    """Run an application factory on loopback until it is told to stop."""
+    uvicorn.run(
+        application,
+        factory=True,
+        host="127.0.0.1",
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=10,
+    )
+
+
+class TokenGuard:
+    """Lets a request pass that bears the fleet's token.
+
+    Parameters
+    ----------
+    settings
+        Names the file the token is in; without one every guarded route refuses.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def __call__(
+        self,
+        credentials: Annotated[
+            HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))
+        ],
+    ) -> None:
+        """Refuse with 401 unless the bearer token is the right one."""
+        path = self._settings.api_token_file
+        expected = ""
+        if path is not None:
+            expected = (await asyncio.to_thread(path.read_text)).strip()
+        given = credentials.credentials if credentials is not None else ""
+        if not expected or not secrets.compare_digest(given.encode(), expected.encode()):
+            raise HTTPException(
+                401,
+                "this route changes state: send 'Authorization: Bearer <token>' with the token "
+                "in the fleet's home, secrets/token",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+
+def _common_routes(runtime: Runtime) -> APIRouter:
+    """Return the routes every service has."""
+    router = APIRouter()
+    guard = Depends(TokenGuard(runtime.settings))
+
+    @router.get("/health", summary="Whether the consumer, and not just the process, lives")
+    async def health(response: Response) -> dict[str, Any]:
+        try:
+            faults = await runtime.faults()
+        except StoreError as error:
+            faults = [str(error)]
+        response.status_code = 503 if faults else 200
+        return {"service": runtime.name, "healthy": not faults, "faults": faults}
+
+    @router.get("/ready", summary="Whether the service has its lock, its state and its streams")
+    async def ready(response: Response) -> dict[str, Any]:
+        consumer = runtime.consumer
+        is_ready = consumer.is_started.is_set() and runtime.is_running
+        response.status_code = 200 if is_ready else 503
+        return {"service": runtime.name, "ready": is_ready, "waiting_for": consumer.last_error}
+
+    @router.get("/metrics", summary="Prometheus metrics")
+    async def show_metrics() -> Response:
+        with contextlib.suppress(StoreError):
+            await runtime.lag()
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/status", summary="Lag, last close and state")
+    async def status() -> dict[str, Any]:
+        consumer = runtime.consumer
+        closes_at_ms = consumer.last_closes_at_ms
+        try:
+            lag = await runtime.lag()
+        except StoreError as error:
+            raise HTTPException(503, str(error)) from error
+        if not consumer.is_started.is_set():
+            state = "starting"
+        else:
+            state = "paused" if consumer.is_paused else "running"
+        return {
+            "service": runtime.name,
+            "version": runtime.version,
+            "state": state,
+            "lag": sum(lag.values()),
+            "lag_by_stream": lag,
+            "last_close": None if closes_at_ms is None else instant_of_ms(closes_at_ms),
+            "last_error": consumer.last_error,
+        }
+
+    async def set_paused(is_paused: bool) -> dict[str, Any]:
+        row = {"service": runtime.name, "is_paused": is_paused, "changed_at": utc_now()}
+        try:
+            async with transaction(runtime.engine) as connection:
+                await insert_rows(
+                    connection, service_control, [row], update=("is_paused", "changed_at")
+                )
+        except StoreError as error:
+            raise HTTPException(503, str(error)) from error
+        runtime.consumer.is_paused = is_paused
+        runtime.consumer.wake()
+        return {"service": runtime.name, "state": "paused" if is_paused else "running"}
+
+    @router.post("/pause", dependencies=[guard], summary="Stop handling events; they wait")
+    async def pause() -> dict[str, Any]:
+        return await set_paused(is_paused=True)
+
+    @router.post("/resume", dependencies=[guard], summary="Handle events again")
+    async def resume() -> dict[str, Any]:
+        return await set_paused(is_paused=False)
+
+    return router

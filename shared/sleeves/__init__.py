@@ -1,0 +1,1 @@
+"""Families of strategy, each a folder of pure functions under the same names."""

@@ -1,0 +1,1 @@
+"""The pairs sleeve: mean reversion of the spread of two cointegrated symbols."""

@@ -1,0 +1,165 @@
+"""Which pairs are followed at a close, and their features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.events.features import FeatureRow, FeaturesComputed
+from shared.events.ingest import BarsClosed
+from shared.events.screener import PairsScreened
+from shared.quant.typing import Float1D
+from shared.sleeves.pairs.features import (
+    FeatureSettings,
+    FeatureStream,
+    feature_names,
+    warmup_bars,
+)
+
+Pair = tuple[str, str]
+Status = Literal["active", "closing_only"]
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedHistory:
+    """The last bars that both legs of a pair have, oldest first, each of shape (T,)."""
+
+    close_y: Float1D
+    close_x: Float1D
+    volume_y: Float1D
+    volume_x: Float1D
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The pairs in force at a trade close and the screen that named them."""
+
+    roster_closes_at_ms: int | None
+    pairs: Mapping[Pair, Status]
+
+
+def followed_at(
+    rosters: Sequence[PairsScreened], trade_closes_at_ms: int
+) -> tuple[Followed, PairsScreened | None]:
+    """Return what is followed at a trade close: the newest roster made before it.
+
+    Parameters
+    ----------
+    rosters
+        In order of their closes.
+    trade_closes_at_ms
+        The close. A roster made from the same close applies only from the next one on.
+    """
+    in_force = [roster for roster in rosters if roster.closes_at_ms < trade_closes_at_ms]
+    if not in_force:
+        return Followed(None, {}), None
+    roster = in_force[-1]
+    pairs: dict[Pair, Status] = {}
+    for pair in roster.pairs:
+        if pair.status != "candidate":
+            pairs[(pair.y, pair.x)] = pair.status
+    return Followed(roster.closes_at_ms, pairs), roster
+
+
+@dataclass(slots=True)
+class _FollowedPair:
+    stream: FeatureStream
+    last_closes_at_ms: int
+
+
+class PairFollower:
+    """Keeps a feature stream per followed pair and advances them close by close.
+
+    What it keeps is a cache: every value is a function of the bars in its window, so a
+    follower rebuilt at any bar gives the same bits.
+
+    Parameters
+    ----------
+    settings, timeframe
+        Windows, and the trade timeframe.
+    last_closes_at_ms
+        Last close for which rows were computed; an earlier one is late and computes none.
+    """
+
+    def __init__(
+        self, settings: FeatureSettings, timeframe: str, last_closes_at_ms: int | None = None
+    ) -> None:
+        self._settings = settings
+        self._timeframe = timeframe
+        self._pairs: dict[Pair, _FollowedPair] = {}
+        self._last_closes_at_ms = last_closes_at_ms
+        self.feature_names = feature_names(settings)
+        self.history_bars = warmup_bars(settings)
+
+    def unknown_pairs(self, followed: Followed, closed: BarsClosed) -> list[Pair]:
+        """Return the followed pairs for which `learn` needs the history before this close.
+
+        A late bar changes windows that were computed without it: the pairs of its symbol
+        are forgotten here and learnt anew at the next close.
+        """
+        if self._is_late(closed):
+            late = {bar.symbol for bar in closed.bars}
+            self._pairs = {p: k for p, k in self._pairs.items() if not late.intersection(p)}
+            return []
+        self._pairs = {pair: kept for pair, kept in self._pairs.items() if pair in followed.pairs}
+        return [pair for pair in followed.pairs if pair not in self._pairs]
+
+    def _is_late(self, closed: BarsClosed) -> bool:
+        last = self._last_closes_at_ms
+        return last is not None and closed.closes_at_ms < last
+
+    def learn(self, pair: Pair, before_ms: int, history: JoinedHistory) -> None:
+        """Begin to follow a pair from its joined bars that closed before `before_ms`."""
+        stream = FeatureStream.rebuild(
+            history.close_y, history.close_x, history.volume_y, history.volume_x, self._settings
+        )
+        self._pairs[pair] = _FollowedPair(stream, before_ms - 1)
+
+    def compute(
+        self, closed: BarsClosed, followed: Followed, roster: PairsScreened | None
+    ) -> FeaturesComputed:
+        """Return the features of every followed pair both of whose legs have this close.
+
+        Parameters
+        ----------
+        closed
+            All bars stored so far of the close, also those that came in an earlier event.
+        followed, roster
+            What `followed_at` said of the close.
+        """
+        rows, warming_up = [], []
+        bars = {bar.symbol: bar for bar in closed.bars}
+        for pair in [] if self._is_late(closed) else sorted(followed.pairs):
+            kept = self._pairs[pair]
+            if kept.last_closes_at_ms >= closed.closes_at_ms:
+                continue
+            bar_y, bar_x = bars.get(pair[0]), bars.get(pair[1])
+            if bar_y is None or bar_x is None:
+                warming_up.append(f"{pair[0]}~{pair[1]}")
+                continue
+            values = kept.stream.update(bar_y.close, bar_x.close, bar_y.volume, bar_x.volume)
+            kept.last_closes_at_ms = closed.closes_at_ms
+            if values is None:
+                warming_up.append(f"{pair[0]}~{pair[1]}")
+                continue
+            rows.append(
+                FeatureRow(
+                    y=pair[0],
+                    x=pair[1],
+                    status=followed.pairs[pair],
+                    close_y=bar_y.close,
+                    close_x=bar_x.close,
+                    values=tuple(values.tolist()),
+                )
+            )
+        if rows:
+            self._last_closes_at_ms = closed.closes_at_ms
+        return FeaturesComputed(
+            closes_at=closed.closes_at,
+            timeframe=self._timeframe,
+            roster_closes_at=roster.closes_at if roster is not None else None,
+            feature_names=self.feature_names,
+            rows=tuple(rows),
+            warming_up=tuple(warming_up),
+        )

@@ -1,0 +1,277 @@
+"""When to enter and when to leave a pair.
+
+The one decision function of the sleeve: the signals service, the backtest and research call
+it with the features of a close and get the signals of that close. The hedge ratio,
+intercept, mean and deviation of the spread are frozen at entry: exits look at the spread
+that is held, not at one whose ratio has moved since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from shared.clock import instant_of_ms
+from shared.events.features import FeatureRow, FeaturesComputed
+from shared.events.signals import Mark, Signal, SignalsRaised
+from shared.sleeves.pairs.features import held_z
+from shared.sleeves.pairs.model import LogisticModel
+
+SLEEVE = "pairs"
+
+
+class SignalSettings(BaseModel, frozen=True, extra="forbid"):
+    """Thresholds of the z rule and of the model.
+
+    Attributes
+    ----------
+    signals_from
+        `z`: the rule alone; `model`: enter only on the champion's word; `auto`: on the
+        champion's word where there is a champion, else by the rule.
+    entry_z, stop_z
+        Enter when entry_z <= |z| < stop_z; leave when the held spread has moved against us
+        to stop_z.
+    exit_z
+        Leave when the held spread is back within exit_z of its mean.
+    max_hold_bars
+        Leave after so many trade closes in any case.
+    cooldown_bars
+        Trade closes after an exit before the pair may be entered again.
+    missing_closes_limit
+        Leave a held pair after so many trade closes without features of it.
+    hedge_ratio_min, hedge_ratio_max
+        Bounds of the rolling hedge ratio at entry.
+    probability_threshold
+        Smallest probability of the model that enters.
+    """
+
+    signals_from: Literal["z", "model", "auto"] = "auto"
+    entry_z: float = Field(2.0, gt=0)
+    exit_z: float = Field(0.5, ge=0)
+    stop_z: float = Field(4.0, gt=0)
+    max_hold_bars: int = Field(288, gt=0)
+    cooldown_bars: int = Field(12, ge=0)
+    missing_closes_limit: int = Field(12, gt=0)
+    hedge_ratio_min: float = Field(0.2, gt=0)
+    hedge_ratio_max: float = Field(5.0, gt=0)
+    probability_threshold: float = Field(0.55, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _thresholds_are_ordered(self) -> SignalSettings:
+        if not self.exit_z < self.entry_z < self.stop_z:
+            raise ValueError(
+                f"exit_z {self.exit_z} < entry_z {self.entry_z} < stop_z {self.stop_z} must hold"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class PairTrade:
+    """What the rule remembers of one pair: the trade it is in, or the one it just left.
+
+    Attributes
+    ----------
+    side
+        +1 or -1 while held, 0 in the cool-down after an exit.
+    bars_held, missing_closes
+        Trade closes since entry, and of late without features.
+    cooldown_left
+        Trade closes until the pair may be entered again.
+    model_sha256
+        The model that opened the trade, if one did.
+    """
+
+    y: str
+    x: str
+    side: int
+    entered_at_ms: int
+    hedge_ratio: float
+    intercept: float
+    spread_mean: float
+    spread_std: float
+    last_close_y: float
+    last_close_x: float
+    bars_held: int = 0
+    missing_closes: int = 0
+    cooldown_left: int = 0
+    model_sha256: str | None = None
+
+
+Trades = Mapping[tuple[str, str], PairTrade]
+
+
+def decide_signals(
+    trades: Trades,
+    computed: FeaturesComputed,
+    settings: SignalSettings,
+    spread_space: Literal["log", "price"],
+    champion: LogisticModel | None,
+) -> tuple[SignalsRaised, dict[tuple[str, str], PairTrade]]:
+    """Decide the signals of one close.
+
+    Parameters
+    ----------
+    trades
+        What the rule remembers, by pair.
+    computed
+        Features of the close.
+    settings, spread_space
+        Thresholds, and the space of the spread.
+    champion
+        The model in force for this close, or `None`.
+
+    Returns
+    -------
+    SignalsRaised, dict
+        The event to publish and what to remember from now on.
+    """
+    position = {name: i for i, name in enumerate(computed.feature_names)}
+    rows = {(row.y, row.x): row for row in computed.rows}
+    remembered: dict[tuple[str, str], PairTrade] = {}
+    signals: list[Signal] = []
+    for key in sorted(rows.keys() | trades.keys()):
+        trade, row = trades.get(key), rows.get(key)
+        signal: Signal | None = None
+        if trade is not None and trade.side:
+            trade, signal = _follow(trade, row, computed, position, settings, spread_space)
+        elif trade is not None and trade.cooldown_left > 1:
+            trade = replace(trade, cooldown_left=trade.cooldown_left - 1)
+        else:
+            trade = None
+            if row is not None:
+                trade, signal = _consider(row, computed, position, settings, champion)
+        if trade is not None:
+            remembered[key] = trade
+        if signal is not None:
+            signals.append(signal)
+    raised = SignalsRaised(
+        closes_at=computed.closes_at,
+        timeframe=computed.timeframe,
+        signals=tuple(signals),
+        marks=marks_of(computed),
+    )
+    return raised, remembered
+
+
+def marks_of(computed: FeaturesComputed) -> tuple[Mark, ...]:
+    """Return the closes of every symbol that has features, in order of the symbol."""
+    prices = {row.y: row.close_y for row in computed.rows}
+    prices |= {row.x: row.close_x for row in computed.rows}
+    return tuple(Mark(symbol=symbol, price=prices[symbol]) for symbol in sorted(prices))
+
+
+def _consider(
+    row: FeatureRow,
+    computed: FeaturesComputed,
+    position: Mapping[str, int],
+    settings: SignalSettings,
+    champion: LogisticModel | None,
+) -> tuple[PairTrade | None, Signal | None]:
+    """Enter a pair, or leave it alone."""
+    z_score, beta = row.values[position["z_score"]], row.values[position["beta"]]
+    if row.status != "active" or not settings.entry_z <= abs(z_score) < settings.stop_z:
+        return None, None
+    if not settings.hedge_ratio_min <= beta <= settings.hedge_ratio_max:
+        return None, None
+    model = None if settings.signals_from == "z" else champion
+    if model is None and settings.signals_from == "model":
+        return None, None
+    confidence = None
+    if model is not None:
+        confidence = model.probability_of_row(computed.feature_names, row.values)
+        if confidence < settings.probability_threshold:
+            return None, None
+    trade = PairTrade(
+        y=row.y,
+        x=row.x,
+        side=-1 if z_score > 0 else 1,
+        entered_at_ms=computed.closes_at_ms,
+        hedge_ratio=beta,
+        intercept=row.values[position["alpha"]],
+        spread_mean=row.values[position["spread_mean"]],
+        spread_std=row.values[position["spread_std"]],
+        last_close_y=row.close_y,
+        last_close_x=row.close_x,
+        model_sha256=model.sha256 if model is not None else None,
+    )
+    reason = "z_score" if model is None else "model"
+    return trade, _signal(trade, computed, "enter", reason, z_score, confidence)
+
+
+def _follow(
+    trade: PairTrade,
+    row: FeatureRow | None,
+    computed: FeaturesComputed,
+    position: Mapping[str, int],
+    settings: SignalSettings,
+    spread_space: Literal["log", "price"],
+) -> tuple[PairTrade, Signal | None]:
+    """Hold a trade for another close, or leave it."""
+    if row is None:
+        trade = replace(
+            trade, bars_held=trade.bars_held + 1, missing_closes=trade.missing_closes + 1
+        )
+    else:
+        trade = replace(
+            trade,
+            bars_held=trade.bars_held + 1,
+            missing_closes=0,
+            last_close_y=row.close_y,
+            last_close_x=row.close_x,
+        )
+    z_score = held_z(
+        trade.last_close_y,
+        trade.last_close_x,
+        trade.hedge_ratio,
+        trade.intercept,
+        trade.spread_mean,
+        trade.spread_std,
+        spread_space,
+    )
+    # How far the spread stands on the side it was entered from: positive is not home yet.
+    distance = -trade.side * z_score
+    if distance <= settings.exit_z:
+        reason = "reverted"
+    elif distance >= settings.stop_z:
+        reason = "stopped"
+    elif trade.bars_held >= settings.max_hold_bars:
+        reason = "held_too_long"
+    elif trade.missing_closes >= settings.missing_closes_limit:
+        reason = "features_missing"
+    else:
+        return trade, None
+    signal = _signal(trade, computed, "exit", reason, z_score, None)
+    return replace(trade, side=0, cooldown_left=settings.cooldown_bars), signal
+
+
+def _signal(
+    trade: PairTrade,
+    computed: FeaturesComputed,
+    action: Literal["enter", "exit"],
+    reason: str,
+    z_score: float,
+    confidence: float | None,
+) -> Signal:
+    return Signal(
+        sleeve=SLEEVE,
+        y=trade.y,
+        x=trade.x,
+        action=action,
+        side=1 if trade.side > 0 else -1,
+        reason=reason,
+        strength=abs(z_score),
+        confidence=confidence,
+        z_score=z_score,
+        hedge_ratio=trade.hedge_ratio,
+        intercept=trade.intercept,
+        spread_mean=trade.spread_mean,
+        spread_std=trade.spread_std,
+        entered_at=instant_of_ms(trade.entered_at_ms),
+        close_y=trade.last_close_y,
+        close_x=trade.last_close_x,
+        roster_closes_at=computed.roster_closes_at,
+        model_sha256=trade.model_sha256,
+    )

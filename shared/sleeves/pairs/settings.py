@@ -1,0 +1,69 @@
+"""Everything that decides what the pairs sleeve does: the same in research, replay and live."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from shared.book.execution import FillTerms
+from shared.book.sizing import SizingSettings
+from shared.quant.bar_checks import BarCheckSettings
+from shared.sleeves.pairs.features import FeatureSettings
+from shared.sleeves.pairs.labels import LabelSettings
+from shared.sleeves.pairs.rules import SignalSettings
+from shared.sleeves.pairs.screening import ScreenSettings
+
+SCREEN_TIMEFRAME = "1h"
+
+
+class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
+    """When and on what the trainer trains.
+
+    Attributes
+    ----------
+    train_every_closes
+        Trade closes between trainings; 0 trains on request only.
+    train_window_closes
+        Trade closes a training looks back on.
+    min_samples
+        Fewest labelled rows a model is fitted on.
+    n_splits, gap_bars
+        Folds of the purged time-series cross-validation and the bars kept free between
+        training and test.
+    regularisation
+        Inverse strength (C) of the logistic regression's L2 penalty.
+    """
+
+    train_every_closes: int = Field(0, ge=0)
+    train_window_closes: int = Field(8064, gt=0)
+    min_samples: int = Field(200, ge=20)
+    n_splits: int = Field(5, ge=2)
+    gap_bars: int = Field(24, ge=0)
+    regularisation: float = Field(1.0, gt=0)
+    labels: LabelSettings = LabelSettings()
+
+
+class StrategySettings(BaseModel, frozen=True, extra="forbid"):
+    """The sleeve's settings; each section belongs to the service of its name.
+
+    Attributes
+    ----------
+    trade_timeframe
+        Timeframe of features, signals and orders.
+    """
+
+    trade_timeframe: Literal["5m", "15m", "1h"] = "5m"
+    ingest: BarCheckSettings = BarCheckSettings()
+    screener: ScreenSettings = ScreenSettings()
+    features: FeatureSettings = FeatureSettings()
+    signals: SignalSettings = SignalSettings()
+    portfolio: SizingSettings = SizingSettings()
+    execution: FillTerms = FillTerms()
+    trainer: TrainerSettings = TrainerSettings()
+
+    def run_id(self, start_ms: int | None) -> str:
+        """Name a run by what it decides on, so that the same run makes the same order ids."""
+        document = f"{self.model_dump_json()}@{start_ms}"
+        return hashlib.sha256(document.encode()).hexdigest()[:16]

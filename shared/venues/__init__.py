@@ -1,0 +1,1 @@
+"""Gateways to exchanges; third-party answers become typed values here and nowhere else."""
