@@ -105,9 +105,7 @@ def _tables(result: BacktestResult) -> dict[str, pa.Table]:
         "equity": pa.table(
             {
                 "closes_at": _instants([point.closes_at_ms for point in result.equity]),
-                **_columns(
-                    result.equity, (), ("cash_e8", "equity_e8", "gross_e8", "n_positions")
-                ),
+                **_columns(result.equity, (), ("cash_e8", "equity_e8", "gross_e8", "n_positions")),
             }
         ),
     }

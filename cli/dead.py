@@ -73,9 +73,7 @@ async def replay(home: FleetHome, dead_letter_id: int, corrected: bytes | None) 
             async with transaction(engine) as connection:
                 found = await dead_letters.find(connection, dead_letter_id=dead_letter_id)
                 if not found:
-                    raise FleetError(
-                        f"there is no dead letter {dead_letter_id}: see mnt dead list"
-                    )
+                    raise FleetError(f"there is no dead letter {dead_letter_id}: see mnt dead list")
                 letter = found[0]
                 payload = letter.payload if corrected is None else corrected
                 entry = await dead_letters.requeue(connection, letter, payload)

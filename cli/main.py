@@ -233,9 +233,7 @@ def dead_list(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 
 @dead_app.command("show")
-def dead_show(
-    dead_letter_id: int, as_json: JsonOption = False, home: HomeOption = None
-) -> None:
+def dead_show(dead_letter_id: int, as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Show one dead letter with its payload."""
     from cli import dead
     from cli.fleet.home import FleetError

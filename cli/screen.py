@@ -30,9 +30,7 @@ def screen(
         If the files are unusable or hold no bar up to the end.
     """
     strategy = strategy_of(overrides)
-    market = load_market(
-        bars, (timeframe,), timeframe, strategy.ingest, ms_of_instant(utc_now())
-    )
+    market = load_market(bars, (timeframe,), timeframe, strategy.ingest, ms_of_instant(utc_now()))
     accepted = market.checked[timeframe].accepted.between(None, end_ms)
     closes = accepted.closes().tolist()
     if not closes:

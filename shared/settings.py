@@ -48,7 +48,7 @@ class ReplaySettings(BaseModel, frozen=True, extra="forbid"):
         return None if self.end is None else ms_of_instant(self.end)
 
 
-class Settings(BaseSettings, StrategySettings, frozen=True):
+class Settings(BaseSettings, StrategySettings):
     """What a service is told when it starts.
 
     Attributes

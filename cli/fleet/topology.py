@@ -29,6 +29,9 @@ SERVICES = (
 )
 PAPER_EXCHANGE = "paper_exchange"
 VENUE_CLIENTS = frozenset({"ingest", "executor"})
+KEY_HOLDERS = frozenset({"executor", PAPER_EXCHANGE})
+"""The only processes that are told the keys of the trading account."""
+KEYS = frozenset({"MNT_VENUE_API_KEY", "MNT_VENUE_API_SECRET"})
 
 DATABASE_URL = "MNT_DATABASE_URL"
 REDIS_URL = "MNT_REDIS_URL"
@@ -109,7 +112,7 @@ def _service_spec(
     return ProcessSpec(
         name=name,
         argv=(sys.executable, "-m", f"services.{name}"),
-        env={**env, **own},
+        env={k: v for k, v in {**env, **own}.items() if k not in KEYS or name in KEY_HOLDERS},
         port=port,
         readiness=http_probe(f"http://127.0.0.1:{port}/ready"),
         liveness=http_probe(f"http://127.0.0.1:{port}/health"),

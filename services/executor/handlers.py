@@ -210,7 +210,13 @@ class Executor:
         quantity = self._instruments[order.symbol].quantity_of(order.quantity_lots)
         try:
             answer = await venue.submit_market_order(
-                order.client_order_id, order.symbol, order.side, quantity
+                order.client_order_id,
+                order.symbol,
+                order.side,
+                quantity,
+                # Counted from the recorded instant, so that a stall of this process cannot
+                # have the order placed after it was shown to be absent.
+                signed_at_ms=self._submitted_at_ms.get(order.client_order_id),
             )
         except VenueRejectedError as error:
             return OrderReport(order.client_order_id, OrderState.REJECTED, (), str(error))

@@ -54,7 +54,15 @@ class Ingest:
             closed.venue,
             closed.timeframe,
             [
-                (bar.symbol, closed.closes_at_ms, bar.open, bar.high, bar.low, bar.close, bar.volume)
+                (
+                    bar.symbol,
+                    closed.closes_at_ms,
+                    bar.open,
+                    bar.high,
+                    bar.low,
+                    bar.close,
+                    bar.volume,
+                )
                 for bar in closed.bars
             ],
         )

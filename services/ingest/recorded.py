@@ -97,9 +97,7 @@ class RecordedSource:
         """Record the instruments, the bars up to the start, and everything that was refused."""
         start_ms = self._settings.replay.start_ms
         lineage = unit.lineage
-        await store.insert_instruments(
-            unit.connection, market.venue, market.instruments, lineage
-        )
+        await store.insert_instruments(unit.connection, market.venue, market.instruments, lineage)
         for timeframe, checked in market.checked.items():
             history = checked.accepted.between(None, start_ms) if start_ms is not None else None
             if history is not None:

@@ -107,7 +107,5 @@ async def insert_roster(
     connection: AsyncConnection, event: PairsScreened, lineage: Mapping[str, str]
 ) -> None:
     """Record the roster of an event."""
-    rows = [
-        {"closes_at": event.closes_at, **pair.model_dump(), **lineage} for pair in event.pairs
-    ]
+    rows = [{"closes_at": event.closes_at, **pair.model_dump(), **lineage} for pair in event.pairs]
     await insert_rows(connection, roster, rows)

@@ -207,7 +207,9 @@ class Tally:
 
     def digests(self, bars: str) -> dict[str, str]:
         """Return all digests, with that of the bars given."""
-        found = {kind: digest(sorted(rows, key=_NATURAL_KEY[kind])) for kind, rows in self.rows.items()}
+        found = {
+            kind: digest(sorted(rows, key=_NATURAL_KEY[kind])) for kind, rows in self.rows.items()
+        }
         return {"bars": bars, **found}
 
 

@@ -124,9 +124,7 @@ class SimulatedVenue:
     def reports(self, ledger: Ledger) -> list[OrderReport]:
         """Return what the venue says of the book's working orders."""
         return [
-            OrderReport(
-                key, self._orders[key].state, tuple(self._executions[key])
-            )
+            OrderReport(key, self._orders[key].state, tuple(self._executions[key]))
             for key, order in ledger.orders.items()
             if order.is_working
         ]

@@ -11,8 +11,8 @@ from shared.clock import instant_of_ms
 from shared.events.executor import (
     BookedFill,
     FillsBooked,
-    OrdersUpdated,
     OrderStatus,
+    OrdersUpdated,
     PositionsChanged,
     PositionStatus,
 )

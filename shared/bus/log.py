@@ -137,7 +137,7 @@ async def read(
     connection: AsyncConnection, after: Mapping[str, int], most: int = 256
 ) -> Sequence[LogEntry]:
     """Return the next entries of several streams, in order within each."""
-    entries = []
+    entries: list[LogEntry] = []
     for topic, seq in after.items():
         rows = await connection.execute(_READ, {"topic": topic, "after": seq, "most": most})
         entries.extend(LogEntry(row.topic, row.seq, row.payload.encode()) for row in rows)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from faststream.middlewares import AckPolicy
 from faststream.redis import RedisBroker, StreamSub
-from faststream.redis.message import RedisBatchStreamMessage
+from faststream.redis.message import FAKE_CONSUMER, BatchStreamMessage, RedisBatchStreamMessage
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -54,7 +54,7 @@ class Streams:
 
     def __init__(self, redis_url: str) -> None:
         self._redis_url = redis_url
-        self._redis: Redis = Redis.from_url(
+        self._redis: Any = Redis.from_url(
             redis_url, socket_connect_timeout=5, socket_timeout=10, health_check_interval=30
         )
         self._broker: RedisBroker | None = None
@@ -71,7 +71,9 @@ class Streams:
             Entry id up to which foreign entries were adopted; nothing later is trimmed.
         """
         try:
-            await self._redis.xadd(entry.topic, {"seq": entry.seq, "data": entry.payload})
+            await self._redis.xadd(
+                entry.topic, {b"seq": str(entry.seq).encode(), b"data": entry.payload}
+            )
             count = self._published.get(entry.topic, 0) + 1
             self._published[entry.topic] = count
             if count % _TRIM_EVERY == 0:
@@ -84,7 +86,11 @@ class Streams:
     async def publish_dead_letter(self, topic: str, fields: dict[str, str]) -> None:
         """Show a dead letter on `<stream>.dead`; its record is in Postgres."""
         try:
-            await self._redis.xadd(f"{topic}.dead", dict(fields), maxlen=KEPT_ENTRIES)
+            await self._redis.xadd(
+                f"{topic}.dead",
+                {name.encode(): value.encode() for name, value in fields.items()},
+                maxlen=KEPT_ENTRIES,
+            )
         except RedisError as error:
             logger.warning("dead letter stream failed", topic=topic, error=str(error))
 
@@ -97,7 +103,7 @@ class Streams:
             If Redis does not answer.
         """
         try:
-            entry_id = await self._redis.xadd(topic, {"data": payload})
+            entry_id = await self._redis.xadd(topic, {b"data": payload})
         except RedisError as error:
             raise StoreError(f"Redis did not take the entry: {error}; is it running?") from error
         return entry_id.decode() if isinstance(entry_id, bytes) else str(entry_id)
@@ -133,7 +139,12 @@ class Streams:
         StoreError
             If Redis does not answer.
         """
-        broker = RedisBroker(self._redis_url, apply_types=False, logger=None, graceful_timeout=15.0)
+        broker = RedisBroker(
+            self._redis_url,
+            apply_types=False,
+            logger=None,  # type: ignore[arg-type]  # None silences it, as its documentation says
+            graceful_timeout=15.0,
+        )
         for topic in topics:
             last_id = start_after.get(topic.name) or await self._end_of(topic.name)
             _subscribe(broker, topic, last_id, on_entries)
@@ -173,7 +184,12 @@ def _subscribe(broker: RedisBroker, topic: Topic, last_id: str, on_entries: OnEn
     async def parse(
         message: dict[str, Any], _original: Callable[..., Awaitable[Any]]
     ) -> RedisBatchStreamMessage:
-        return RedisBatchStreamMessage(raw_message=message, body=b"")  # type: ignore[arg-type]
+        return RedisBatchStreamMessage(
+            raw_message=cast("BatchStreamMessage", message),
+            body=b"",
+            consumer=FAKE_CONSUMER,
+            group=None,
+        )
 
     async def decode(
         message: RedisBatchStreamMessage, _original: Callable[..., Awaitable[Any]]

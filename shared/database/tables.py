@@ -7,6 +7,8 @@ Each row carries its lineage: when it was recorded (`ingested_at`), what it was 
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -43,7 +45,7 @@ metadata = MetaData(
 Instant = DateTime(timezone=True)
 
 
-def _lineage() -> tuple[Column[object], ...]:
+def _lineage() -> tuple[Column[Any], ...]:
     return (
         Column("ingested_at", Instant, nullable=False, server_default=func.now()),
         Column("source_uri", Text, nullable=False),
@@ -51,12 +53,12 @@ def _lineage() -> tuple[Column[object], ...]:
     )
 
 
-def _required(name: str, kind: object) -> Column[object]:
-    return Column(name, kind, nullable=False)  # type: ignore[call-overload,no-any-return]
+def _required(name: str, kind: Any) -> Column[Any]:
+    return Column(name, kind, nullable=False)
 
 
-def _key(name: str, kind: object) -> Column[object]:
-    return Column(name, kind, primary_key=True)  # type: ignore[call-overload,no-any-return]
+def _key(name: str, kind: Any) -> Column[Any]:
+    return Column(name, kind, primary_key=True)
 
 
 # --- the log ---------------------------------------------------------------------------

@@ -79,6 +79,7 @@ def describe_faults(error: ValidationError) -> str:
     faults = []
     for fault in error.errors(include_url=False)[:5]:
         place = ".".join(str(part) for part in fault["loc"]) or "payload"
-        value = repr(fault["input"])
-        faults.append(f"{place}: {fault['msg']} (got {value[:80]})")
+        # The input of a missing field is all that surrounds it, secrets included.
+        given = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.80})"
+        faults.append(f"{place}: {fault['msg']}{given}")
     return "; ".join(faults)

@@ -69,9 +69,8 @@ class ScreenWindow:
         for symbol in new:
             self._column[symbol] = len(self._column)
         blank = np.full((len(self._closes_at_ms), len(new)), np.nan)
-        n_rows = len(self._closes_at_ms)
-        self._close = np.hstack([self._close.reshape(n_rows, -1), blank])
-        self._volume = np.hstack([self._volume.reshape(n_rows, -1), blank])
+        self._close = np.hstack([self._close, blank])
+        self._volume = np.hstack([self._volume, blank])
 
     def _make_row(self, closes_at_ms: int, place: int) -> int:
         """Insert an instant before row `place`, drop the oldest beyond the window."""

@@ -1,0 +1,45 @@
+# Every command of the project; `make help` lists them.
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null || echo python3 -m uv)
+
+.PHONY: help
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: uv
+uv:
+	@command -v uv >/dev/null 2>&1 || python3 -m uv --version >/dev/null 2>&1 || python3 -m pip install --quiet uv
+
+$(BIN)/mnt: pyproject.toml uv.lock | uv
+	$(UV) sync --frozen --quiet --compile-bytecode
+	@touch $(BIN)/mnt
+
+.PHONY: install
+install: $(BIN)/mnt ## Make .venv with the `mnt` command from the lock file
+
+.PHONY: check
+check: install ## Format, lint, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: install ## Format and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: test
+test: install ## Run every test that takes seconds, the short chaos run included
+	$(BIN)/pytest
+
+.PHONY: schemas
+schemas: install ## Write the JSON Schemas of the events anew
+	$(BIN)/python -m shared.events.schemas
+
+.PHONY: clean
+clean: ## Remove the environment, caches and the default home
+	rm -rf $(VENV) .mnt .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
