@@ -14,6 +14,7 @@ from typing import Annotated, Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import orjson
+import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -51,6 +52,8 @@ EndOption = Annotated[str | None, typer.Option("--end", help="Last close (ISO 86
 
 def run() -> None:
     """Run the command; an error of ours is a message and exit code 1, not a traceback."""
+    # Standard output belongs to results, which programs read.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
     try:
         app()
     except MntError as error:

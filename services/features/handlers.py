@@ -56,11 +56,12 @@ class Features:
             earlier = await store.bars_at(unit.connection, closed, absent)
             closed = closed.model_copy(update={"bars": (*closed.bars, *earlier)})
         unknown = self._follower.unknown_pairs(followed, closed)
-        for pair in unknown:
-            history = await store.joined_history(
-                unit.connection, closed, pair, self._follower.history_bars
+        if unknown:
+            histories = await store.joined_histories(
+                unit.connection, closed, unknown, self._follower.history_bars
             )
-            self._follower.learn(pair, closed.closes_at_ms, history)
+            for pair, history in histories.items():
+                self._follower.learn(pair, closed.closes_at_ms, history)
         computed = self._follower.compute(closed, followed, roster)
         await store.insert_features(unit.connection, computed, unit.lineage)
         unit.publish("features.computed", computed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Collection, Mapping
+from datetime import datetime
 
 import numpy as np
 from sqlalchemy import func, select, text
@@ -55,23 +57,24 @@ async def bars_at(
     return [Bar(**row._mapping) for row in rows]
 
 
-_JOINED = text(
+_HISTORY = text(
     """
-    SELECT y.close, x.close, y.volume, x.volume
-    FROM bars AS y JOIN bars AS x USING (venue, timeframe, closes_at)
-    WHERE venue = :venue AND timeframe = :timeframe AND y.symbol = :y AND x.symbol = :x
-      AND closes_at < :before AND closes_at >= :since
+    SELECT symbol, closes_at, close, volume FROM bars
+    WHERE venue = :venue AND timeframe = :timeframe
+      AND closes_at < :before AND closes_at >= :since AND symbol = ANY(:symbols)
     ORDER BY closes_at
     """
 )
 
 
-async def joined_history(
-    connection: AsyncConnection, closed: BarsClosed, pair: Pair, n_bars: int
-) -> JoinedHistory:
-    """Return the last joined bars of a pair before a close, as many as exist up to `n_bars`."""
-    bar_ms = timeframe_ms(closed.timeframe)
-    span_bars = n_bars
+async def joined_histories(
+    connection: AsyncConnection, closed: BarsClosed, pairs: Collection[Pair], n_bars: int
+) -> dict[Pair, JoinedHistory]:
+    """Return the last joined bars of pairs before a close, as many as exist up to `n_bars`.
+
+    The span is read by time, which is how bars are kept, and doubled until every pair has
+    enough bars in it or the record has no older ones.
+    """
     first = (
         await connection.execute(
             select(func.min(bars.c.closes_at))
@@ -79,26 +82,40 @@ async def joined_history(
             .where(bars.c.timeframe == closed.timeframe)
         )
     ).scalar_one_or_none()
+    span_bars = n_bars
     while True:
-        since = instant_of_ms(max(0, closed.closes_at_ms - span_bars * bar_ms))
-        rows = (
-            await connection.execute(
-                _JOINED,
-                {
-                    "venue": closed.venue,
-                    "timeframe": closed.timeframe,
-                    "y": pair[0],
-                    "x": pair[1],
-                    "before": closed.closes_at,
-                    "since": since,
-                },
-            )
-        ).all()
-        if len(rows) >= n_bars or first is None or since <= first:
-            break
+        span_ms = span_bars * timeframe_ms(closed.timeframe)
+        since = instant_of_ms(max(0, closed.closes_at_ms - span_ms))
+        rows = await connection.execute(
+            _HISTORY,
+            {
+                "venue": closed.venue,
+                "timeframe": closed.timeframe,
+                "before": closed.closes_at,
+                "since": since,
+                "symbols": sorted({symbol for pair in pairs for symbol in pair}),
+            },
+        )
+        found: dict[str, dict[datetime, tuple[float, float]]] = defaultdict(dict)
+        for symbol, closes_at, close, volume in rows:
+            found[symbol][closes_at] = (close, volume)
+        joined = {pair: _join(found[pair[0]], found[pair[1]], n_bars) for pair in pairs}
+        shortest = min((len(history.close_y) for history in joined.values()), default=n_bars)
+        if shortest >= n_bars or first is None or since <= first:
+            return joined
         span_bars *= 2
-    columns = np.array([tuple(row) for row in rows[-n_bars:]], dtype=np.float64).reshape(-1, 4)
-    return JoinedHistory(*(np.ascontiguousarray(column) for column in columns.T))
+
+
+def _join(
+    bars_y: Mapping[datetime, tuple[float, float]],
+    bars_x: Mapping[datetime, tuple[float, float]],
+    n_bars: int,
+) -> JoinedHistory:
+    """Join two legs on the instants that both have; both are in order of time."""
+    instants = [instant for instant in bars_y if instant in bars_x][-n_bars:]
+    columns = np.array([(*bars_y[at], *bars_x[at]) for at in instants]).reshape(-1, 4)
+    close_y, volume_y, close_x, volume_x = (np.ascontiguousarray(c) for c in columns.T)
+    return JoinedHistory(close_y, close_x, volume_y, volume_x)
 
 
 async def insert_features(

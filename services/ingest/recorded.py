@@ -105,6 +105,7 @@ class RecordedSource:
             await store.insert_quarantined(
                 unit.connection, market.venue, timeframe, checked.quarantined, lineage
             )
+        await store.analyse_bars(unit.connection)
         await store.save_progress(
             unit.connection, self._replay, closes_at_ms=None, n_closes=0, is_finished=False
         )

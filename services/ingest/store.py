@@ -84,6 +84,11 @@ async def copy_bars(
         await copy_csv(connection, bars, _BAR_COLUMNS, buffer)
 
 
+async def analyse_bars(connection: AsyncConnection) -> None:
+    """Tell the planner what a bulk load brought; it would guess wrongly until autovacuum does."""
+    await connection.execute(text("ANALYZE bars"))
+
+
 async def insert_quarantined(
     connection: AsyncConnection,
     venue: str,
