@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The first call of a kernel loads or compiles it, which no deadline should judge.
+settings.register_profile("mnt", deadline=None)
+settings.load_profile("mnt")
 
 
 @pytest.fixture(scope="session")

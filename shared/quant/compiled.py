@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import numba
+
+
+def _sources_stamp() -> str:
+    """Return a digest of every source that may hold a kernel."""
+    shared = Path(__file__).resolve().parents[1]
+    stamp = hashlib.sha256()
+    for folder in ("quant", "sleeves"):
+        for source in sorted((shared / folder).rglob("*.py")):
+            stamp.update(source.read_bytes())
+    return stamp.hexdigest()[:16]
+
+
+# Numba renews a kernel's machine code when its own file changes, but not when a kernel it
+# calls from another file does: the old numbers would live on. A folder per state of the
+# sources cannot be stale. NUMBA_CACHE_DIR, where set, goes first.
+if not numba.config.CACHE_DIR:
+    numba.config.CACHE_DIR = str(Path(__file__).parent / "__pycache__" / _sources_stamp())
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
