@@ -1,33 +1,49 @@
-"""Trainer."""
+"""Trainer: datasets, models and promotions.
+
+Consumes
+    `features.computed`: event time, and the occasion of scheduled trainings.
+Publishes
+    `models.promoted`: a model became challenger, or an operator made it champion.
+Owns
+    `datasets`, `models`, `promotions`; the MLflow registry.
+Serves
+    `POST /train`, `POST /promote`, `GET /models`, and the routes every service has.
+"""
 
 from __future__ import annotations
 
 from fastapi import FastAPI
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.bus.consumer import Routes, UnitOfWork
-from shared.events.base import Event
+from services.trainer.api import trainer_routes
+from services.trainer.handlers import Trainer
+from services.trainer.requests import RequestQueue
+from shared.bus.consumer import Routes
 from shared.service import Runtime, create_service, serve
 from shared.settings import load_settings
 
-
-async def _nothing(event: Event, unit: UnitOfWork) -> None:
-    """Do nothing."""
-
-
-async def _reload(connection: AsyncConnection) -> None:
-    """Do nothing."""
+VERSION = "1"
 
 
 def create_app() -> FastAPI:
-    """Build."""
+    """Build the service from its settings."""
+    settings = load_settings()
+    trainer = Trainer(settings)
+    requests = RequestQueue()
 
-    def build(_: Runtime) -> Routes:
-        return Routes({"features.computed": _nothing}, {"models.promoted": _nothing}, _reload)
+    def build(runtime: Runtime) -> Routes:
+        requests.attach(lambda: runtime.consumer)
+        return Routes(
+            handlers={"features.computed": trainer.observe},
+            adopters={"models.promoted": trainer.refuse_foreign},
+            reload=trainer.reload,
+            when_idle=requests.serve_one,
+        )
 
-    return create_service("trainer", "1", load_settings(), build)
+    return create_service(
+        "trainer", VERSION, settings, build, trainer_routes(settings, trainer, requests)
+    )
 
 
 def run() -> None:
-    """Serve."""
+    """Serve until told to stop."""
     serve("services.trainer.main:create_app", load_settings())

@@ -1,0 +1,276 @@
+"""Use cases of the trainer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import asdict
+from typing import Any
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.trainer import store
+from shared.bus.consumer import UnitOfWork
+from shared.clock import instant_of_ms, timeframe_ms
+from shared.errors import ContractError, DataError, PermanentError
+from shared.events.base import Event
+from shared.events.features import FeaturesComputed
+from shared.events.trainer import ModelPromoted
+from shared.registry import ModelRegistry
+from shared.settings import Settings
+from shared.sleeves.pairs.dataset import Dataset, make_dataset
+from shared.sleeves.pairs.model import CrossValidation, LogisticModel, cross_validate, fit_logistic
+
+MODEL_NAME = "pairs-logistic"
+
+logger = structlog.get_logger()
+
+
+class Trainer:
+    """Trains challengers, and promotes on an operator's word.
+
+    Parameters
+    ----------
+    settings
+        Of the process.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._last_close_ms: int | None = None
+        self._closes_since_training = 0
+        folder = (settings.home / "mlflow").resolve()
+        uri = settings.mlflow_url or f"sqlite:///{folder / 'mlflow.db'}"
+        self._folder = folder
+        self._registry = ModelRegistry(uri, str(folder / "artifacts"))
+
+    async def reload(self, connection: AsyncConnection) -> None:
+        """Take the last close and the closes since the last training from the record."""
+        self._last_close_ms, self._closes_since_training = await store.load_progress(connection)
+
+    async def refuse_foreign(self, event: Event, unit: UnitOfWork) -> None:
+        """Refuse a promotion that did not come through the gates or an operator.
+
+        Raises
+        ------
+        ContractError
+            Always.
+        """
+        raise ContractError(
+            f"{type(event).__name__} from {unit.source_uri}: a model is promoted with "
+            "POST /promote, which records who decided and why"
+        )
+
+    async def observe(self, computed: FeaturesComputed, unit: UnitOfWork) -> None:
+        """Count a close, and train when the schedule says so."""
+        last_close_ms = max(computed.closes_at_ms, self._last_close_ms or 0)
+        closes = self._closes_since_training + (1 if computed.rows else 0)
+        every = self._settings.trainer.train_every_closes
+        if every and closes >= every:
+            closes = 0
+            try:
+                await self._train(unit, last_close_ms)
+            except DataError as error:
+                # Too few samples is an outcome of a scheduled training, not a failure.
+                logger.info("not trained", reason=str(error))
+
+        def keep() -> None:
+            self._last_close_ms, self._closes_since_training = last_close_ms, closes
+
+        unit.after_commit(keep)
+
+    async def train_on_request(self, unit: UnitOfWork) -> dict[str, Any]:
+        """Train on everything up to the last close seen.
+
+        Raises
+        ------
+        PermanentError
+            If no close has been seen.
+        DataError
+            If there are too few samples, or only one class of them.
+        """
+        return await self._train(unit, self._require_close())
+
+    def _require_close(self) -> int:
+        if self._last_close_ms is None:
+            raise PermanentError("no close has been seen yet: wait for features, then ask again")
+        return self._last_close_ms
+
+    async def _train(self, unit: UnitOfWork, close_ms: int) -> dict[str, Any]:
+        """Fit a challenger on the rows up to a close; the same rows give the same model."""
+        settings = self._settings.trainer
+        bar_ms = timeframe_ms(self._settings.trade_timeframe)
+        from_ms = close_ms - settings.train_window_closes * bar_ms
+        names, pairs = await store.feature_rows(unit.connection, from_ms, close_ms)
+        dataset = make_dataset(
+            pairs,
+            names,
+            bar_ms=bar_ms,
+            spread_space=self._settings.features.spread_space,
+            settings=settings.labels,
+        )
+        self._require_samples(dataset)
+        scores, model = await asyncio.to_thread(self._fit, dataset, from_ms, close_ms)
+        mean = None if scores.mean is None else asdict(scores.mean)
+        metrics = {"folds": len(scores.folds), "folds_skipped": scores.n_skipped, **(mean or {})}
+        version, run_id = await self._register(model, dataset, metrics)
+        await store.insert_model(
+            unit.connection, dataset, model, MODEL_NAME, version, run_id, metrics, unit.lineage
+        )
+        await store.insert_promotion(
+            unit.connection,
+            name=MODEL_NAME,
+            alias="challenger",
+            sha256=model.sha256,
+            from_ms=close_ms,
+            cv_roc_auc=None if scores.mean is None else scores.mean.roc_auc,
+            override_reason=None,
+            lineage=unit.lineage,
+        )
+        self._publish(unit, close_ms, "challenger", version, model.sha256, None)
+        return {
+            "name": MODEL_NAME,
+            "version": version,
+            "sha256": model.sha256,
+            "alias": "challenger",
+            "n_samples": len(dataset.labels),
+            "metrics": metrics,
+        }
+
+    def _require_samples(self, dataset: Dataset) -> None:
+        n_samples, n_positive = len(dataset.labels), int(dataset.labels.sum())
+        least = self._settings.trainer.min_samples
+        if n_samples < least:
+            raise DataError(
+                f"{n_samples} labelled rows, {least} are needed: wait for more features or lower "
+                "trainer.min_samples"
+            )
+        if n_positive in {0, n_samples}:
+            raise DataError(
+                f"all {n_samples} labels are {n_positive // n_samples}: one class cannot be "
+                "learnt; wait for more features or change trainer.labels"
+            )
+
+    def _fit(
+        self, dataset: Dataset, from_ms: int, to_ms: int
+    ) -> tuple[CrossValidation, LogisticModel]:
+        settings = self._settings.trainer
+        scores = cross_validate(
+            dataset.features,
+            dataset.labels,
+            dataset.starts,
+            dataset.ends,
+            regularisation=settings.regularisation,
+            n_splits=settings.n_splits,
+            gap=settings.gap_bars,
+        )
+        model = fit_logistic(
+            dataset.features,
+            dataset.labels,
+            dataset.feature_names,
+            regularisation=settings.regularisation,
+            label=settings.labels,
+            trained_from_ms=from_ms,
+            trained_to_ms=to_ms,
+        )
+        return scores, model
+
+    async def _register(
+        self, model: LogisticModel, dataset: Dataset, metrics: dict[str, Any]
+    ) -> tuple[int, str]:
+        """Log the run in MLflow; known bytes return the version they have."""
+        # Before MLflow is imported, which happens on the registry's first use.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        settings = self._settings.trainer
+
+        def register() -> tuple[int, str]:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            registered = self._registry.log_training(
+                experiment="pairs",
+                params={
+                    **settings.labels.model_dump(),
+                    "regularisation": settings.regularisation,
+                    "n_splits": settings.n_splits,
+                    "gap_bars": settings.gap_bars,
+                    "dataset_id": dataset.dataset_id,
+                    "n_samples": len(dataset.labels),
+                },
+                metrics={name: float(value) for name, value in metrics.items()},
+                model_bytes=model.to_json_bytes(),
+                sha256=model.sha256,
+                name=MODEL_NAME,
+            )
+            self._registry.set_alias(MODEL_NAME, "challenger", registered.version)
+            return registered.version, registered.run_id
+
+        return await asyncio.to_thread(register)
+
+    async def promote(self, unit: UnitOfWork, sha256: str | None, reason: str) -> dict[str, Any]:
+        """Make a model champion on an operator's word; it decides from the next close on.
+
+        Parameters
+        ----------
+        unit
+            The transaction.
+        sha256
+            The model; the newest challenger when not given.
+        reason
+            Why the gates are overridden; recorded.
+
+        Raises
+        ------
+        PermanentError
+            If there is no such model, or no close has been seen.
+        """
+        close_ms = self._require_close()
+        found = await store.find_model(unit.connection, MODEL_NAME, sha256)
+        if found is None:
+            raise PermanentError(
+                f"no model {sha256 or 'is challenger'}: train one with POST /train, "
+                "GET /models lists them"
+            )
+        chosen, version = found
+        await store.insert_promotion(
+            unit.connection,
+            name=MODEL_NAME,
+            alias="champion",
+            sha256=chosen,
+            from_ms=close_ms,
+            cv_roc_auc=None,
+            override_reason=reason,
+            lineage=unit.lineage,
+        )
+        await asyncio.to_thread(self._registry.set_alias, MODEL_NAME, "champion", version)
+        self._publish(unit, close_ms, "champion", version, chosen, reason)
+        return {
+            "name": MODEL_NAME,
+            "version": version,
+            "sha256": chosen,
+            "alias": "champion",
+            "decides_after": instant_of_ms(close_ms),
+            "is_override": True,
+        }
+
+    def _publish(
+        self,
+        unit: UnitOfWork,
+        close_ms: int,
+        alias: Any,
+        version: int,
+        sha256: str,
+        override_reason: str | None,
+    ) -> None:
+        unit.publish(
+            "models.promoted",
+            ModelPromoted(
+                closes_at=instant_of_ms(close_ms),
+                name=MODEL_NAME,
+                alias=alias,
+                model_version=version,
+                sha256=sha256,
+                override_reason=override_reason,
+            ),
+        )

@@ -1,0 +1,188 @@
+"""SQL of the trainer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.clock import instant_of_ms, ms_of_instant
+from shared.database.engine import insert_rows
+from shared.database.tables import datasets, feature_sets, features, models, promotions
+from shared.sleeves.pairs.dataset import Dataset, PairRows
+from shared.sleeves.pairs.model import LogisticModel
+
+
+async def load_progress(connection: AsyncConnection) -> tuple[int | None, int]:
+    """Return the last close consumed and the closes with features since the last training."""
+    last = (
+        await connection.execute(
+            text(
+                """
+                SELECT max(closes_at) FROM event_log JOIN consumer_offset
+                  ON consumer_offset.topic = event_log.topic AND consumer = 'trainer'
+                WHERE event_log.topic = 'features.computed'
+                  AND event_log.seq <= consumer_offset.seq
+                """
+            )
+        )
+    ).scalar_one_or_none()
+    if last is None:
+        return None, 0
+    trained_at = select(func.max(models.c.trained_at_close)).scalar_subquery()
+    closes = await connection.execute(
+        select(func.count(features.c.closes_at.distinct()))
+        .where(features.c.closes_at <= last)
+        .where(features.c.closes_at > func.coalesce(trained_at, text("'-infinity'::timestamptz")))
+    )
+    return ms_of_instant(last), int(closes.scalar_one())
+
+
+async def feature_rows(
+    connection: AsyncConnection, after_ms: int, up_to_ms: int
+) -> tuple[tuple[str, ...], list[PairRows]]:
+    """Return the newest feature set's names and its rows by pair, ascending in time."""
+    newest = (
+        await connection.execute(
+            select(features.c.feature_set)
+            .where(features.c.closes_at <= instant_of_ms(up_to_ms))
+            .order_by(features.c.closes_at.desc())
+            .limit(1)
+        )
+    ).scalar_one_or_none()
+    if newest is None:
+        return (), []
+    names = await connection.execute(
+        select(feature_sets.c.names).where(feature_sets.c.feature_set == newest)
+    )
+    rows = await connection.execute(
+        select(
+            features.c.y,
+            features.c.x,
+            features.c.closes_at,
+            features.c.close_y,
+            features.c.close_x,
+            features.c.feature_values,
+        )
+        .where(features.c.feature_set == newest)
+        .where(features.c.closes_at > instant_of_ms(max(0, after_ms)))
+        .where(features.c.closes_at <= instant_of_ms(up_to_ms))
+        .order_by(features.c.closes_at)
+    )
+    by_pair: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    for row in rows:
+        by_pair[(row.y, row.x)].append(row)
+    return tuple(names.scalar_one()), [
+        PairRows(
+            y,
+            x,
+            np.array([row.feature_values for row in found], dtype=np.float64),
+            np.array([row.close_y for row in found], dtype=np.float64),
+            np.array([row.close_x for row in found], dtype=np.float64),
+            np.array([ms_of_instant(row.closes_at) for row in found], dtype=np.int64),
+        )
+        for (y, x), found in by_pair.items()
+    ]
+
+
+async def insert_model(
+    connection: AsyncConnection,
+    dataset: Dataset,
+    model: LogisticModel,
+    name: str,
+    version: int,
+    run_id: str,
+    metrics: Mapping[str, Any],
+    lineage: Mapping[str, str],
+) -> None:
+    """Record a dataset and the model trained on it; the same bytes are the same model."""
+    row = {
+        "dataset_id": dataset.dataset_id,
+        "name": name,
+        "from_closes_at": instant_of_ms(max(0, model.trained_from_ms)),
+        "to_closes_at": instant_of_ms(model.trained_to_ms),
+        "n_rows": len(dataset.labels),
+        "n_positive": int(dataset.labels.sum()),
+        "manifest": {
+            "feature_names": list(dataset.feature_names),
+            "label": model.label.model_dump(),
+        },
+        **lineage,
+    }
+    await insert_rows(connection, datasets, [row])
+    known = {
+        "sha256": model.sha256,
+        "name": name,
+        "model_version": version,
+        "document": model.to_json_bytes(),
+        "dataset_id": dataset.dataset_id,
+        "trained_at_close": instant_of_ms(model.trained_to_ms),
+        "metrics": dict(metrics),
+        "mlflow_run_id": run_id,
+        **lineage,
+    }
+    await insert_rows(connection, models, [known])
+
+
+async def insert_promotion(
+    connection: AsyncConnection,
+    *,
+    name: str,
+    alias: str,
+    sha256: str,
+    from_ms: int,
+    cv_roc_auc: float | None,
+    override_reason: str | None,
+    lineage: Mapping[str, str],
+) -> None:
+    """Record who gave a model an alias, from which close, and on what evidence."""
+    is_override = override_reason is not None
+    statement = insert(promotions).values(
+        name=name,
+        alias=alias,
+        sha256=sha256,
+        from_closes_at=instant_of_ms(from_ms),
+        mode="paper",
+        cv_roc_auc=cv_roc_auc,
+        gates_passed=False,
+        is_override=is_override,
+        override_reason=override_reason,
+        decided_by="operator" if is_override else "trainer",
+        **lineage,
+    )
+    await connection.execute(statement.on_conflict_do_nothing())
+
+
+async def find_model(
+    connection: AsyncConnection, name: str, sha256: str | None
+) -> tuple[str, int] | None:
+    """Return hash and version of a model, or of the newest one."""
+    query = select(models.c.sha256, models.c.model_version).where(models.c.name == name)
+    if sha256 is not None:
+        query = query.where(models.c.sha256 == sha256)
+    row = (
+        await connection.execute(query.order_by(models.c.model_version.desc()).limit(1))
+    ).one_or_none()
+    return None if row is None else (row.sha256, row.model_version)
+
+
+async def list_models(connection: AsyncConnection) -> list[dict[str, Any]]:
+    """Return every model with the aliases it was given, newest first."""
+    rows = await connection.execute(
+        text(
+            """
+            SELECT name, model_version, sha256, trained_at_close, metrics, mlflow_run_id,
+                   (SELECT coalesce(json_agg(json_build_object(
+                               'alias', alias, 'from', from_closes_at, 'override', is_override,
+                               'reason', override_reason) ORDER BY promotion_id), '[]')
+                    FROM promotions WHERE promotions.sha256 = models.sha256) AS promotions
+            FROM models ORDER BY model_version DESC
+            """
+        )
+    )
+    return [dict(row._mapping) for row in rows]

@@ -1,0 +1,118 @@
+"""The training set of the sleeve: labelled feature rows of every pair, pooled by time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.quant.typing import Float1D, Float2D, Int1D
+from shared.sleeves.pairs.features import SpreadSpace
+from shared.sleeves.pairs.labels import LabelSettings, make_labels
+
+
+@dataclass(frozen=True, slots=True)
+class PairRows:
+    """Recorded feature rows of one pair, ascending in time.
+
+    Attributes
+    ----------
+    features
+        Shape (n, k).
+    close_y, close_x, closes_at_ms
+        Shape (n,).
+    """
+
+    y: str
+    x: str
+    features: Float2D
+    close_y: Float1D
+    close_x: Float1D
+    closes_at_ms: Int1D
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Labelled samples in order of the bar their label starts at.
+
+    Attributes
+    ----------
+    features
+        Shape (n, k), columns named by `feature_names`.
+    labels
+        Shape (n,), 0 or 1.
+    starts, ends
+        Shape (n,): bar numbers that each label spans.
+    """
+
+    feature_names: tuple[str, ...]
+    features: Float2D
+    labels: Int1D
+    starts: Int1D
+    ends: Int1D
+
+    @property
+    def dataset_id(self) -> str:
+        """The sha256 over names and values: the same rows are the same dataset."""
+        total = hashlib.sha256("\n".join(self.feature_names).encode())
+        for column in (self.features, self.labels, self.starts, self.ends):
+            total.update(np.ascontiguousarray(column).tobytes())
+        return total.hexdigest()
+
+
+def make_dataset(
+    pairs: Sequence[PairRows],
+    feature_names: tuple[str, ...],
+    *,
+    bar_ms: int,
+    spread_space: SpreadSpace,
+    settings: LabelSettings,
+) -> Dataset:
+    """Label and pool the rows of several pairs.
+
+    Parameters
+    ----------
+    pairs
+        Rows by pair.
+    feature_names
+        Names of their columns.
+    bar_ms
+        Length of the trade timeframe's bar.
+    spread_space, settings
+        Of the labels.
+
+    Returns
+    -------
+    Dataset
+        Ties in time are ordered by the names of the pair.
+    """
+    features, labels, starts, ends = [], [], [], []
+    for rows in sorted(pairs, key=lambda p: (p.y, p.x)):
+        found = make_labels(
+            rows.features,
+            feature_names,
+            rows.close_y,
+            rows.close_x,
+            rows.closes_at_ms,
+            bar_ms=bar_ms,
+            spread_space=spread_space,
+            settings=settings,
+        )
+        features.append(rows.features[found.rows])
+        labels.append(found.label)
+        starts.append(rows.closes_at_ms[found.rows] // bar_ms)
+        ends.append(rows.closes_at_ms[found.end] // bar_ms)
+    if not features:
+        nothing = np.empty(0, dtype=np.int64)
+        return Dataset(feature_names, np.empty((0, len(feature_names))), nothing, nothing, nothing)
+    start = np.concatenate(starts)
+    order = np.argsort(start, kind="stable")
+    return Dataset(
+        feature_names,
+        np.concatenate(features)[order],
+        np.concatenate(labels)[order],
+        start[order],
+        np.concatenate(ends)[order],
+    )
