@@ -1,0 +1,264 @@
+"""A fleet that stays up after a replay: events by hand, dead letters, routes, a promotion."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import redis
+
+from cli.fleet.embedded import postgres_url, redis_url
+from cli.fleet.home import FleetHome
+from cli.fleet.status import read_status, stop_fleet
+from tests.support import eventually
+
+HOUR_MS, BAR_MS = 3_600_000, 300_000
+FIRST_MS = 1_709_251_200_000  # 2024-03-01T00:00:00Z
+N_HOURS = 230
+START = "2024-03-10T07:00:00Z"
+END = "2024-03-10T13:00:00Z"
+MNT = [sys.executable, "-c", "from cli.main import run; run()"]
+OVERRIDES = (
+    "screener.method=p_value",
+    "screener.level=0.05",
+    "screener.window_bars=200",
+    "screener.enter_after_screens=1",
+    "screener.correlation_min=-1",
+    "screener.hurst_max=1",
+    "screener.half_life_max_bars=100000",
+    "screener.half_life_min_bars=0.01",
+    "screener.hedge_ratio_min=0.01",
+    "features.beta_window=50",
+    "features.z_window=30",
+    "signals.entry_z=0.8",
+    "signals.exit_z=0.1",
+    "trainer.min_samples=20",
+    "trainer.labels.threshold=0.5",
+)
+
+
+def write_market(folder: Path) -> list[Path]:
+    """Write bars of two cointegrated symbols in both timeframes."""
+    rng = np.random.default_rng(11)
+    n_bars = N_HOURS * 12 + 1
+    common = np.cumsum(rng.normal(0, 0.002, n_bars))
+    noise = np.zeros(n_bars)
+    for i in range(1, n_bars):
+        noise[i] = 0.9 * noise[i - 1] + rng.normal(0, 0.001)
+    log_close = {"AAA/USDT": np.log(100) + common + noise, "BBB/USDT": np.log(50) + common}
+    files = []
+    for step, bar_ms, name in ((12, HOUR_MS, "1h"), (1, BAR_MS, "5m")):
+        parts = []
+        for symbol, path in log_close.items():
+            close = np.round(np.exp(path[step::step]), 4)
+            opened = np.round(np.exp(path[:-1:step]), 4)[: len(close)]
+            parts.append(
+                pa.table(
+                    {
+                        "ts": pa.array(
+                            FIRST_MS + bar_ms * np.arange(len(close)),
+                            type=pa.timestamp("ms", "UTC"),
+                        ),
+                        "symbol": [symbol] * len(close),
+                        "exchange": ["binance"] * len(close),
+                        "open": opened,
+                        "high": np.maximum(opened, close),
+                        "low": np.minimum(opened, close),
+                        "close": close,
+                        "volume": np.full(len(close), 10_000.0),
+                    }
+                )
+            )
+        files.append(folder / f"{name}.parquet")
+        pq.write_table(pa.concat_tables(parts), files[-1])
+    return files
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetHome]:
+    folder = tmp_path_factory.mktemp("fleet")
+    files = write_market(folder)
+    arguments = ["--start", START, "--end", END, "--home", str(folder / "home"), "--stay", "--json"]
+    for path in files:
+        arguments += ["--bars", str(path)]
+    for override in OVERRIDES:
+        arguments += ["--set", override]
+    report = folder / "report.json"
+    with report.open("wb") as out, (folder / "errors.txt").open("wb") as errors:
+        process = subprocess.Popen([*MNT, "replay", *arguments], stdout=out, stderr=errors)
+    fleet = FleetHome(folder / "home")
+
+    def is_reported() -> bool:
+        assert process.poll() is None or report.stat().st_size, (folder / "errors.txt").read_text()
+        return report.stat().st_size > 0
+
+    try:
+        eventually(is_reported, within_seconds=180)
+        yield fleet
+    finally:
+        stop_fleet(fleet)
+        process.wait(timeout=60)
+
+
+def mnt(home: FleetHome, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    command = [*MNT, *arguments, "--home", str(home.path)]
+    return subprocess.run(command, capture_output=True, check=False)
+
+
+def rows(home: FleetHome, query: str, *values: object) -> list[tuple[Any, ...]]:
+    with psycopg.connect(postgres_url(home, "")) as connection:
+        return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+
+
+def url(home: FleetHome, service: str) -> str:
+    return f"http://127.0.0.1:{home.port(service)}"
+
+
+def bars_event(minute: int, close: float) -> bytes:
+    bar = {"open": close, "high": close, "low": close, "close": close, "volume": 5.0}
+    return orjson.dumps(
+        {
+            "venue": "binance",
+            "timeframe": "5m",
+            "closes_at": f"2024-03-10T13:{minute:02d}:00Z",
+            "bars": [{"symbol": "AAA/USDT", **bar}],
+        }
+    )
+
+
+def test_the_replay_traded(home: FleetHome) -> None:
+    report = orjson.loads((home.path.parent / "report.json").read_bytes())
+    assert report["counts"]["closes"] == 72
+    assert report["counts"]["dead_letters"] == 0
+    assert report["counts"]["fills"] > 0
+
+
+def test_status_lists_every_process(home: FleetHome) -> None:
+    found = {row["name"]: row for row in orjson.loads(mnt(home, "status", "--json").stdout)}
+    assert {"valkey", "postgres", "ingest", "executor", "paper_exchange"} <= found.keys()
+    assert all(row["state"] == "ready" and row["pid"] for row in found.values())
+    assert found["features"]["lag"] == 0
+
+
+@pytest.mark.parametrize(
+    "service", ["ingest", "screener", "features", "trainer", "signals", "portfolio", "executor"]
+)
+def test_every_service_serves_the_common_routes(home: FleetHome, service: str) -> None:
+    for route in ("health", "ready", "status", "metrics", "docs", "openapi.json"):
+        assert httpx.get(f"{url(home, service)}/{route}").status_code == 200, route
+
+
+def test_a_route_that_changes_state_needs_the_token(home: FleetHome) -> None:
+    assert (home.token_file.stat().st_mode & 0o777) == 0o600
+    route = f"{url(home, 'signals')}/pause"
+    assert httpx.post(route).status_code == 401
+    assert httpx.post(route, headers={"Authorization": "Bearer wrong"}).status_code == 401
+    authorised = {"Authorization": f"Bearer {home.token()}"}
+    assert httpx.post(route, headers=authorised).json()["state"] == "paused"
+    status = f"{url(home, 'signals')}/status"
+    assert httpx.get(status).json()["state"] == "paused"
+    resume = f"{url(home, 'signals')}/resume"
+    assert httpx.post(resume, headers=authorised).json()["state"] == "running"
+
+
+def test_an_event_by_hand_flows_through_the_fleet(home: FleetHome) -> None:
+    client = redis.Redis.from_url(redis_url(home))
+    entry_id = client.xadd("bars.5m", {"data": bars_event(5, 101.0)})
+    adopted = eventually(
+        lambda: rows(
+            home, "SELECT seq FROM event_log WHERE foreign_entry_id = %s", entry_id.decode()
+        )
+    )
+    assert adopted
+    at = "2024-03-10T13:05:00Z"
+    for topic in ("features.computed", "signals.raised", "orders.requested", "positions.changed"):
+        query = "SELECT seq FROM event_log WHERE topic = %s AND closes_at = %s"
+        eventually(lambda topic=topic, query=query: rows(home, query, topic, at))  # type: ignore[misc]
+    assert rows(home, "SELECT close FROM bars WHERE closes_at = %s AND timeframe = '5m'", at) == [
+        (101.0,)
+    ]
+
+
+def test_a_malformed_event_is_kept_and_a_corrected_one_processed(home: FleetHome) -> None:
+    client = redis.Redis.from_url(redis_url(home))
+    entry_id = client.xadd("bars.5m", {"data": b'{"version": 2, "venue": "binance"}'}).decode()
+
+    def letter() -> dict[str, Any] | None:
+        found = orjson.loads(mnt(home, "dead", "list", "--json").stdout)
+        return next((row for row in found if row["entry_id"] == entry_id), None)
+
+    found = eventually(letter)
+    assert found is not None
+    assert "version" in found["error"]
+    assert client.xlen("bars.5m.dead") >= 1
+    letter_id = str(found["dead_letter_id"])
+    shown = orjson.loads(mnt(home, "dead", "show", letter_id, "--json").stdout)
+    assert '"version": 2' in shown["payload"]
+    again = mnt(home, "dead", "replay", letter_id)
+    assert again.returncode == 1
+    assert b"version" in again.stderr
+    corrected = bars_event(10, 102.0).decode()
+    sent = mnt(home, "dead", "replay", letter_id, "--data", corrected)
+    assert sent.returncode == 0, sent.stderr
+    eventually(lambda: rows(home, "SELECT 1 FROM bars WHERE closes_at = '2024-03-10T13:10:00Z'"))
+
+
+def test_a_bad_bar_is_quarantined_with_a_reason(home: FleetHome) -> None:
+    client = redis.Redis.from_url(redis_url(home))
+    event = orjson.loads(bars_event(15, 103.0))
+    event["bars"][0]["high"] = 1.0
+    event["bars"].append({**event["bars"][0], "symbol": "NOPE/USDT"})
+    entry_id = client.xadd("bars.5m", {"data": orjson.dumps(event)}).decode()
+    query = "SELECT symbol, reason FROM bar_quarantine WHERE source_uri = %s ORDER BY symbol"
+    found = eventually(lambda: rows(home, query, f"stream:bars.5m/{entry_id}"))
+    assert found == [("AAA/USDT", "inverted"), ("NOPE/USDT", "unknown_symbol")]
+
+
+def test_an_operator_promotes_a_challenger_and_the_override_is_recorded(home: FleetHome) -> None:
+    authorised = {"Authorization": f"Bearer {home.token()}"}
+    trained = httpx.post(f"{url(home, 'trainer')}/train", headers=authorised, timeout=120)
+    assert trained.status_code == 200, trained.text
+    sha256 = trained.json()["sha256"]
+    promoted = httpx.post(
+        f"{url(home, 'trainer')}/promote",
+        headers=authorised,
+        json={"sha256": sha256, "reason": "a rehearsal"},
+        timeout=60,
+    )
+    assert promoted.status_code == 200, promoted.text
+    query = (
+        "SELECT gates_passed, is_override, override_reason, mode FROM promotions "
+        "WHERE alias = 'champion'"
+    )
+    assert rows(home, query) == [(False, True, "a rehearsal", "paper")]
+    eventually(
+        lambda: rows(
+            home,
+            "SELECT 1 FROM consumer_offset JOIN stream_head USING (topic) "
+            "WHERE consumer = 'signals' AND topic = 'models.promoted' "
+            "AND consumer_offset.seq = stream_head.seq AND stream_head.seq > 0",
+        )
+    )
+    assert httpx.get(f"{url(home, 'signals')}/status").json()["last_error"] is None
+    refused = httpx.post(
+        f"{url(home, 'trainer')}/promote",
+        headers=authorised,
+        json={"sha256": "0" * 64, "reason": "none such"},
+        timeout=60,
+    )
+    assert refused.status_code == 409
+
+
+def test_stopping_leaves_no_process(home: FleetHome) -> None:
+    stop_fleet(home)
+    assert all(process.pid is None for process in read_status(home))
