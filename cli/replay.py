@@ -11,10 +11,11 @@ from pathlib import Path
 
 import orjson
 import psycopg
+import redis
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cli.fleet.embedded import postgres_url
+from cli.fleet.embedded import postgres_url, redis_url
 from cli.fleet.home import FleetError, FleetHome
 from cli.fleet.supervisor import Supervisor
 from cli.fleet.topology import server_specs, service_specs
@@ -127,7 +128,7 @@ def _replay_environment(
 
 
 def _start_afresh(home: FleetHome, database_url: str) -> None:
-    """Drop the record of an earlier replay in this home, and what the paper venue kept of it.
+    """Drop what an earlier replay left in this home: record, streams, the paper venue's store.
 
     Raises
     ------
@@ -145,6 +146,9 @@ def _start_afresh(home: FleetHome, database_url: str) -> None:
     with psycopg.connect(f"{base}/postgres", autocommit=True) as connection_:
         connection_.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         connection_.execute(f'CREATE DATABASE "{name}"')
+    # Old entries would be adopted by the new record as if somebody had just published them.
+    with redis.Redis.from_url(redis_url(home)) as transport:
+        transport.flushall()
     shutil.rmtree(home.path / "data" / "paper_exchange", ignore_errors=True)
 
 
