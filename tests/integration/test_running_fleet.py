@@ -117,7 +117,7 @@ def mnt(home: FleetHome, *arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 def rows(home: FleetHome, query: str, *values: object) -> list[tuple[Any, ...]]:
     with psycopg.connect(postgres_url(home, "")) as connection:
-        return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+        return connection.execute(query, values).fetchall()
 
 
 def url(home: FleetHome, service: str) -> str:
@@ -172,7 +172,7 @@ def test_a_route_that_changes_state_needs_the_token(home: FleetHome) -> None:
 
 
 def test_an_event_by_hand_flows_through_the_fleet(home: FleetHome) -> None:
-    client = redis.Redis.from_url(redis_url(home))
+    client: Any = redis.Redis.from_url(redis_url(home))
     entry_id = client.xadd("bars.5m", {"data": bars_event(5, 101.0)})
     adopted = eventually(
         lambda: rows(
@@ -190,7 +190,7 @@ def test_an_event_by_hand_flows_through_the_fleet(home: FleetHome) -> None:
 
 
 def test_a_malformed_event_is_kept_and_a_corrected_one_processed(home: FleetHome) -> None:
-    client = redis.Redis.from_url(redis_url(home))
+    client: Any = redis.Redis.from_url(redis_url(home))
     entry_id = client.xadd("bars.5m", {"data": b'{"version": 2, "venue": "binance"}'}).decode()
 
     def letter() -> dict[str, Any] | None:
@@ -214,7 +214,7 @@ def test_a_malformed_event_is_kept_and_a_corrected_one_processed(home: FleetHome
 
 
 def test_a_bad_bar_is_quarantined_with_a_reason(home: FleetHome) -> None:
-    client = redis.Redis.from_url(redis_url(home))
+    client: Any = redis.Redis.from_url(redis_url(home))
     event = orjson.loads(bars_event(15, 103.0))
     event["bars"][0]["high"] = 1.0
     event["bars"].append({**event["bars"][0], "symbol": "NOPE/USDT"})
