@@ -133,7 +133,7 @@ class Consumer:
         self._owned = [topic.name for topic in owned_topics(name)]
         self._wake = asyncio.Event()
         self._buffers: dict[str, dict[int, LogEntry]] = {t: {} for t in routes.handlers}
-        self._decoded: dict[str, tuple[int, Event | ContractError]] = {}
+        self._decoded: dict[str, tuple[LogEntry, Event | ContractError]] = {}
         self._foreign: list[StreamEntry] = []
         self._adopted: dict[str, str] = {}
         self._lock_connection: AsyncConnection | None = None
@@ -165,8 +165,7 @@ class Consumer:
         finally:
             if self._routes.close is not None:
                 await self._routes.close()
-            if self._lock_connection is not None:
-                await self._lock_connection.close()
+            await self._unlock()
 
     async def stop(self) -> None:
         """Let the event in hand finish and end `run`."""
@@ -192,6 +191,7 @@ class Consumer:
 
     async def _lock(self) -> None:
         """Keep a second instance of this consumer out for as long as this one lives."""
+        connection: AsyncConnection | None = None
         try:
             connection = await self._engine.connect()
             row = await connection.execute(
@@ -201,11 +201,20 @@ class Consumer:
             is_held = row.scalar_one()
             await connection.commit()
         except (DBAPIError, OSError) as error:
+            if connection is not None:
+                await connection.close()
             raise StoreError(f"the database did not answer: {error}") from error
         if not is_held:
             await connection.close()
             raise StoreError(f"another {self.name} is running on this database; waiting for it")
         self._lock_connection = connection
+
+    async def _unlock(self) -> None:
+        """Give the lock back by ending its session; in the pool it would go on holding it."""
+        if self._lock_connection is not None:
+            connection, self._lock_connection = self._lock_connection, None
+            await connection.invalidate()
+            await connection.close()
 
     async def _prepare(self) -> None:
         async with transaction(self._engine) as connection:
@@ -287,14 +296,14 @@ class Consumer:
 
     def _decode(self, entry: LogEntry) -> Event | ContractError:
         known = self._decoded.get(entry.topic)
-        if known is not None and known[0] == entry.seq:
+        if known is not None and known[0] == entry:  # a phantom has the same number
             return known[1]
         event: Event | ContractError
         try:
             event = topic_named(entry.topic).event.from_bytes(entry.payload)
         except ContractError as error:
             event = error
-        self._decoded[entry.topic] = (entry.seq, event)
+        self._decoded[entry.topic] = (entry, event)
         return event
 
     # --- handling -------------------------------------------------------------------------
@@ -343,9 +352,7 @@ class Consumer:
             await self._lock_connection.commit()
         except (DBAPIError, OSError) as error:
             logger.warning("lock session lost, taking it anew", service=self.name, error=str(error))
-            await self._lock_connection.invalidate()
-            await self._lock_connection.close()
-            self._lock_connection = None
+            await self._unlock()
             await self._patiently(self._lock)
             await self._patiently(self._reload)
 
@@ -375,11 +382,12 @@ class Consumer:
 
     async def _adopt(self, entry: StreamEntry) -> None:
         """Take in an entry that a foreign client added to a stream this service owns."""
-        adopted = self._adopted.get(entry.topic)
-        if adopted is not None and entry_order(entry.entry_id) <= entry_order(adopted):
-            return
 
         async def handle(unit: UnitOfWork) -> bool:
+            # Asked at every try: the last one may have failed after it was recorded.
+            adopted = self._adopted.get(entry.topic)
+            if adopted is not None and entry_order(entry.entry_id) <= entry_order(adopted):
+                return False
             await dead_letters.move_adoption_cursor(unit.connection, entry.topic, entry.entry_id)
             if entry.payload is None:
                 raise ContractError(
@@ -510,6 +518,8 @@ class Consumer:
             await self._load(connection)
 
     async def _dead_letter(self, entry: LogEntry | StreamEntry, error: str, attempts: int) -> None:
+        # Postgres takes neither a NUL nor a lone surrogate, both of which a message may quote.
+        error = error.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
         async with transaction(self._engine) as connection:
             if isinstance(entry, LogEntry):
                 if not await log.advance(connection, self.name, entry):

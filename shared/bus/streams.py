@@ -26,6 +26,8 @@ from shared.events.catalogue import Topic
 KEPT_ENTRIES = 2_000
 """Entries a stream keeps for late readers and for people; the log keeps all."""
 _TRIM_EVERY = 256
+_MOST_DIGITS = 18
+"""A longer number is none the log has given: int() refuses one of thousands of digits."""
 
 logger = structlog.get_logger()
 
@@ -216,5 +218,7 @@ def _subscribe(broker: RedisBroker, topic: Topic, last_id: str, on_entries: OnEn
 
 def _entry(topic: str, entry_id: bytes, fields: dict[bytes, bytes]) -> StreamEntry:
     number = fields.get(b"seq")
-    seq = int(number) if number is not None and number.isdigit() else None
+    seq = None
+    if number is not None and number.isdigit() and len(number) <= _MOST_DIGITS:
+        seq = int(number)
     return StreamEntry(topic, entry_id.decode(), seq, fields.get(b"data"))
