@@ -326,7 +326,9 @@ promotions = Table(
     CheckConstraint(
         "alias <> 'champion' OR gates_passed OR (is_override AND mode = 'paper')", name="gates"
     ),
-    CheckConstraint("NOT is_override OR length(override_reason) > 0", name="override"),
+    CheckConstraint(
+        "NOT is_override OR length(coalesce(override_reason, '')) > 0", name="override"
+    ),
     UniqueConstraint("name", "alias", "sha256", "from_closes_at"),
 )
 

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, Table, create_engine, insert, text, update
+from sqlalchemy.exc import IntegrityError
+
+from shared.database import tables
+from shared.database.migrate import upgrade
+from shared.errors import StoreError
+
+CLOSE = datetime(2024, 1, 1, tzinfo=UTC)
+LINEAGE = {"source_uri": "test", "transform_id": "test/1"}
+DOCUMENT = b'{"coefficients": []}'
+SHA256 = hashlib.sha256(DOCUMENT).hexdigest()
+
+BAR: dict[str, Any] = {
+    "venue": "binance",
+    "timeframe": "1h",
+    "closes_at": CLOSE,
+    "symbol": "AAA",
+    "open": 2.0,
+    "high": 3.0,
+    "low": 1.0,
+    "close": 2.0,
+    "volume": 0.0,
+}
+DATASET: dict[str, Any] = {
+    "dataset_id": "d",
+    "name": "pairs",
+    "from_closes_at": CLOSE,
+    "to_closes_at": CLOSE,
+    "n_rows": 1,
+    "n_positive": 1,
+    "manifest": {},
+}
+MODEL: dict[str, Any] = {
+    "sha256": SHA256,
+    "name": "pairs",
+    "model_version": 1,
+    "document": DOCUMENT,
+    "dataset_id": "d",
+    "trained_at_close": CLOSE,
+    "metrics": {},
+    "mlflow_run_id": "r",
+}
+PROMOTION: dict[str, Any] = {
+    "name": "pairs",
+    "alias": "champion",
+    "sha256": SHA256,
+    "from_closes_at": CLOSE,
+    "mode": "paper",
+    "gates_passed": True,
+    "is_override": False,
+    "decided_by": "test",
+}
+POSITION: dict[str, Any] = {
+    "position_id": "p",
+    "pair": "AAA~BBB",
+    "symbol_y": "AAA",
+    "symbol_x": "BBB",
+    "state": "open",
+    "opened_at": CLOSE,
+    "lots_y": 5,
+    "lots_x": -5,
+    "cash_e8": 0,
+    "fees_e8": 0,
+    "funding_e8": 0,
+}
+ORDER: dict[str, Any] = {
+    "client_order_id": "o",
+    "intent_id": "i",
+    "pair": "AAA~BBB",
+    "leg": "y",
+    "attempt": 0,
+    "symbol": "AAA",
+    "side": "buy",
+    "quantity_lots": 5,
+    "filled_lots": 0,
+    "reduce_only": False,
+    "created_at": CLOSE,
+    "state": "accepted",
+    "reason": "",
+}
+FEATURES: dict[str, Any] = {
+    "closes_at": CLOSE,
+    "y": "AAA",
+    "x": "BBB",
+    "status": "active",
+    "roster_closes_at": datetime(2023, 12, 31, tzinfo=UTC),
+    "close_y": 1.0,
+    "close_x": 1.0,
+    "feature_set": "f",
+    "feature_values": [1.0],
+}
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    engine = create_engine(database_url.replace("+asyncpg", "+psycopg"))
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+def put(connection: Connection, table: Table, row: dict[str, Any], **changes: Any) -> None:
+    connection.execute(insert(table).values(**(row | LINEAGE | changes)))
+
+
+# --- the migrations -----------------------------------------------------------------------
+
+
+def test_the_schema_is_the_sum_of_the_migrations(connection: Connection) -> None:
+    context = MigrationContext.configure(
+        connection, opts={"compare_type": True, "compare_server_default": True}
+    )
+    assert compare_metadata(context, tables.metadata) == []
+
+
+def test_constraints_and_indexes_are_the_sum_of_the_migrations(
+    connection: Connection, empty_database_url: str
+) -> None:
+    # Autogenerate compares neither checks nor the condition of an index.
+    engine = create_engine(empty_database_url.replace("+asyncpg", "+psycopg"))
+    with engine.begin() as declared:
+        tables.metadata.create_all(declared)
+        expected = rules(declared)
+    engine.dispose()
+    assert {"bars_positive_check", "pair_positions_live_idx"} <= {name for name, _ in expected}
+    assert rules(connection) == expected
+
+
+def rules(connection: Connection) -> set[tuple[str, str]]:
+    """Return every constraint and index as Postgres itself spells it."""
+    rows = connection.execute(
+        text(
+            """
+            SELECT conname, conrelid::regclass || ' ' || pg_get_constraintdef(oid)
+            FROM pg_constraint
+            WHERE connamespace = 'public'::regnamespace
+              AND conrelid <> coalesce(to_regclass('alembic_version'), 0)
+            UNION
+            SELECT indexname, indexdef FROM pg_indexes
+            WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+            """
+        )
+    )
+    return {(name, definition) for name, definition in rows}
+
+
+def test_upgrading_again_changes_nothing(database_url: str, connection: Connection) -> None:
+    put(connection, tables.bars, BAR)
+    connection.commit()
+    before = connection.execute(text("SELECT * FROM alembic_version")).all()
+    objects = rules(connection)
+    connection.commit()
+    upgrade(database_url)
+    assert connection.execute(text("SELECT * FROM alembic_version")).all() == before
+    assert rules(connection) == objects
+    assert connection.execute(text("SELECT count(*) FROM bars")).scalar_one() == 1
+
+
+def test_a_migration_that_fails_changes_nothing(empty_database_url: str) -> None:
+    engine = create_engine(empty_database_url.replace("+asyncpg", "+psycopg"))
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE orders (in_the_way int)"))
+    with pytest.raises(StoreError, match="changed nothing"):
+        upgrade(empty_database_url)
+    with engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        )
+        assert found.scalars().all() == ["orders"]
+    engine.dispose()
+
+
+def test_a_database_that_is_not_there_is_named_as_the_cause(database_url: str) -> None:
+    with pytest.raises(StoreError, match="is the database up"):
+        upgrade(f"{database_url}_missing")
+
+
+# --- the constraints ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "constraint"),
+    [
+        ({"low": -1.0}, "bars_positive_check"),
+        ({"low": 0.0}, "bars_positive_check"),
+        ({"close": 3.5}, "bars_range_check"),
+        ({"open": 0.5}, "bars_range_check"),
+        ({"high": float("inf")}, "bars_finite_check"),
+        ({"high": float("nan")}, "bars_finite_check"),
+        ({"close": float("nan")}, "bars_range_check"),
+        ({"volume": -1.0}, "bars_finite_check"),
+        ({"volume": float("nan")}, "bars_finite_check"),
+    ],
+)
+def test_a_bar_that_cannot_be_is_refused(
+    connection: Connection, changes: dict[str, Any], constraint: str
+) -> None:
+    put(connection, tables.bars, BAR, symbol="GOOD")
+    with pytest.raises(IntegrityError, match=constraint):
+        put(connection, tables.bars, BAR, **changes)
+
+
+@pytest.fixture
+def registry(connection: Connection) -> Connection:
+    put(connection, tables.datasets, DATASET)
+    put(connection, tables.models, MODEL)
+    return connection
+
+
+@pytest.mark.parametrize(
+    ("changes", "constraint"),
+    [
+        ({"gates_passed": False}, "promotions_gates_check"),
+        (
+            {
+                "gates_passed": False,
+                "is_override": True,
+                "override_reason": "trust me",
+                "mode": "live",
+            },
+            "promotions_gates_check",
+        ),
+        ({"is_override": True, "override_reason": ""}, "promotions_override_check"),
+        ({"is_override": True, "override_reason": None}, "promotions_override_check"),
+        ({"mode": "dream"}, "promotions_mode_check"),
+        ({"alias": "king"}, "promotions_alias_check"),
+        ({"sha256": "0" * 64}, "promotions_sha256_fkey"),
+    ],
+)
+def test_a_promotion_against_the_rules_is_refused(
+    registry: Connection, changes: dict[str, Any], constraint: str
+) -> None:
+    with pytest.raises(IntegrityError, match=constraint):
+        put(registry, tables.promotions, PROMOTION, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"alias": "challenger", "gates_passed": False},
+        {"gates_passed": False, "is_override": True, "override_reason": "to see it trade"},
+    ],
+)
+def test_a_promotion_within_the_rules_is_taken(
+    registry: Connection, changes: dict[str, Any]
+) -> None:
+    put(registry, tables.promotions, PROMOTION, **changes)
+
+
+def test_a_model_under_another_documents_name_is_refused(registry: Connection) -> None:
+    with pytest.raises(IntegrityError, match="models_identity_check"):
+        put(registry, tables.models, MODEL, model_version=2, sha256="0" * 64)
+
+
+def test_a_recorded_model_cannot_be_changed(registry: Connection) -> None:
+    with pytest.raises(IntegrityError, match="models_identity_check"):
+        registry.execute(update(tables.models).values(document=b"{}"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "constraint"),
+    [
+        ({"state": "closed", "closed_at": CLOSE}, "pair_positions_flat_check"),
+        (
+            {"state": "closed", "closed_at": CLOSE, "lots_y": 0},
+            "pair_positions_flat_check",
+        ),
+        ({"state": "closed", "lots_y": 0, "lots_x": 0}, "pair_positions_closed_check"),
+        ({"closed_at": CLOSE}, "pair_positions_closed_check"),
+        ({"state": "lost"}, "pair_positions_state_check"),
+    ],
+)
+def test_a_position_that_cannot_be_is_refused(
+    connection: Connection, changes: dict[str, Any], constraint: str
+) -> None:
+    with pytest.raises(IntegrityError, match=constraint):
+        put(connection, tables.pair_positions, POSITION, **changes)
+
+
+def test_a_pair_has_one_live_position(connection: Connection) -> None:
+    flat = {"state": "closed", "closed_at": CLOSE, "lots_y": 0, "lots_x": 0}
+    put(connection, tables.pair_positions, POSITION, position_id="earlier", **flat)
+    put(connection, tables.pair_positions, POSITION)
+    with pytest.raises(IntegrityError, match="pair_positions_live_idx"):
+        put(connection, tables.pair_positions, POSITION, position_id="second")
+
+
+@pytest.mark.parametrize(
+    ("changes", "constraint"),
+    [
+        ({"filled_lots": 6}, "orders_filled_check"),
+        ({"filled_lots": -1}, "orders_filled_check"),
+        ({"filled_lots": 5}, "orders_complete_check"),
+        ({"state": "filled"}, "orders_complete_check"),
+        ({"quantity_lots": 0, "state": "filled"}, "orders_quantity_check"),
+        ({"state": "vanished"}, "orders_state_check"),
+    ],
+)
+def test_an_order_that_cannot_be_is_refused(
+    connection: Connection, changes: dict[str, Any], constraint: str
+) -> None:
+    with pytest.raises(IntegrityError, match=constraint):
+        put(connection, tables.orders, ORDER, **changes)
+
+
+def test_the_same_attempt_at_a_leg_is_made_once(connection: Connection) -> None:
+    put(connection, tables.orders, ORDER)
+    with pytest.raises(IntegrityError, match="orders_intent_id_leg_attempt_key"):
+        put(connection, tables.orders, ORDER, client_order_id="another")
+
+
+def test_features_of_a_roster_not_yet_screened_are_refused(connection: Connection) -> None:
+    connection.execute(insert(tables.feature_sets).values(feature_set="f", names=["z"]))
+    put(connection, tables.features, FEATURES, y="GOOD")
+    with pytest.raises(IntegrityError, match="features_no_look_ahead_check"):
+        put(connection, tables.features, FEATURES, roster_closes_at=CLOSE)
+
+
+def test_a_row_without_lineage_is_refused(connection: Connection) -> None:
+    with pytest.raises(IntegrityError, match='"source_uri"'):
+        connection.execute(insert(tables.bars).values(**BAR, transform_id="test/1"))
