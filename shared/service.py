@@ -183,11 +183,11 @@ def create_service(
 
 
 def serve(application: str, settings: Settings) -> None:
-    """Run an application factory on loopback until it is told to stop."""
+    """Run an application factory until it is told to stop."""
     uvicorn.run(
         application,
         factory=True,
-        host="127.0.0.1",
+        host=settings.host,
         port=settings.port,
         log_level="warning",
         access_log=False,

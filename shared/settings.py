@@ -16,6 +16,7 @@ from shared.clock import ms_of_instant
 from shared.errors import SettingsError
 from shared.events.base import describe_faults
 from shared.sleeves.pairs.settings import StrategySettings
+from shared.venues.settings import FollowSettings, MarketSettings
 
 PREFIX = "MNT_"
 SECTION_DELIMITER = "__"
@@ -57,8 +58,8 @@ class Settings(BaseSettings, StrategySettings):
         Folder with all state of an embedded fleet.
     database_url, redis_url
         Where the record and the transport are; the password is part of the URL.
-    port
-        The service's REST port on loopback.
+    host, port
+        The service's REST address; anything but loopback is for containers.
     api_token_file
         File with the bearer token of routes that change state.
     venue_url, venue_api_key, venue_api_secret
@@ -71,6 +72,8 @@ class Settings(BaseSettings, StrategySettings):
         `paper`, or `live`, which nothing supports yet.
     mlflow_url
         Tracking store of the model registry.
+    market, follow
+        The paper venue's market, and what ingest follows at the venue.
     """
 
     model_config = SettingsConfigDict(
@@ -85,6 +88,7 @@ class Settings(BaseSettings, StrategySettings):
     service_name: str = ""
     database_url: SecretStr = SecretStr("postgresql+asyncpg://mnt@127.0.0.1:5432/mnt")
     redis_url: str = "redis://127.0.0.1:6379/0"
+    host: str = "127.0.0.1"
     port: int = Field(8000, gt=0, lt=65536)
     api_token_file: Path | None = None
     venue_url: str = "http://127.0.0.1:8080"
@@ -94,6 +98,8 @@ class Settings(BaseSettings, StrategySettings):
     account: str = "paper"
     mode: Literal["paper"] = "paper"
     mlflow_url: str | None = None
+    market: MarketSettings = MarketSettings()
+    follow: FollowSettings = FollowSettings()
     replay: ReplaySettings = ReplaySettings()
 
     @property

@@ -25,6 +25,9 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
     ----------
     train_every_closes
         Trade closes between trainings; 0 trains on request only.
+    in_sample
+        Train also on bars from before a pair was on the roster. They took part in choosing
+        it, so the model and its dataset are labelled; the gates accept no such evidence.
     train_window_closes
         Trade closes a training looks back on.
     min_samples
@@ -37,6 +40,7 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
     """
 
     train_every_closes: int = Field(0, ge=0)
+    in_sample: bool = False
     train_window_closes: int = Field(8064, gt=0)
     min_samples: int = Field(200, ge=20)
     n_splits: int = Field(5, ge=2)
