@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from cli.fleet.home import resolve_home
 from shared.clock import ms_of_instant
-from shared.errors import MntError
+from shared.errors import DataError, MntError
 from shared.settings import as_utc
 
 app = typer.Typer(
@@ -31,7 +32,9 @@ app = typer.Typer(
 )
 dead_app = typer.Typer(help="Messages that could not be handled.", no_args_is_help=True)
 db_app = typer.Typer(help="The record in Postgres.", no_args_is_help=True)
+events_app = typer.Typer(help="The events on the bus.", no_args_is_help=True)
 app.add_typer(dead_app, name="dead")
+app.add_typer(events_app, name="events")
 app.add_typer(db_app, name="db")
 
 HomeOption = Annotated[
@@ -68,6 +71,18 @@ def _emit(document: Any, as_json: bool, show: Callable[[Console], None]) -> None
         show(Console())
 
 
+def _payload(data: str) -> bytes:
+    """Return what a data argument stands for: itself, the file after `@`, or standard input."""
+    if data == "-":
+        return sys.stdin.buffer.read()
+    if not data.startswith("@"):
+        return data.encode()
+    try:
+        return Path(data[1:]).read_bytes()
+    except OSError as error:
+        raise DataError(f"{data}: {error.strerror}; name a file that can be read") from error
+
+
 def _show_report(report: dict[str, Any]) -> Callable[[Console], None]:
     def show(console: Console) -> None:
         table = Table("what", "count")
@@ -85,6 +100,154 @@ def _show_report(report: dict[str, Any]) -> Callable[[Console], None]:
             console.print(report["last_screen"])
 
     return show
+
+
+@app.command()
+def up(
+    market: Annotated[
+        str | None, typer.Option("--market", help="simulated, recorded or live.")
+    ] = None,
+    bars: Annotated[
+        list[Path] | None,
+        typer.Option("--bars", help="Parquet file of a recorded market; once per file."),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", help="Where a recorded market begins (ISO 8601, UTC).")
+    ] = None,
+    overrides: SetOption = None,
+    with_mlflow: Annotated[
+        bool, typer.Option("--mlflow/--no-mlflow", help="Run MLflow's own server.")
+    ] = True,
+    home: HomeOption = None,
+) -> None:
+    """Bring the whole fleet up on this machine, until Ctrl-C."""
+    from cli.up import UpRequest, market_source, run_up
+
+    request = UpRequest(
+        None if market is None else market_source(market),
+        tuple(bars or ()),
+        None if start is None else as_utc(start),
+        tuple(overrides or ()),
+        with_mlflow,
+    )
+    asyncio.run(run_up(resolve_home(home), request, Console()))
+
+
+@app.command()
+def stop(home: HomeOption = None) -> None:
+    """Stop the fleet of a home in order."""
+    from cli.fleet.status import stop_fleet
+
+    place = resolve_home(home)
+    was_running = stop_fleet(place)
+    Console().print("stopped" if was_running else f"no fleet runs in {place.path}")
+
+
+@app.command()
+def publish(
+    stream: Annotated[str, typer.Argument(help="Such as bars.5m.")],
+    data: Annotated[str, typer.Argument(help="JSON; @FILE reads a file, - standard input.")],
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Send even what is no event of the stream.")
+    ] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Publish an event by hand, as any Redis client can."""
+    from cli import events
+
+    payload = _payload(data)
+    published = asyncio.run(events.publish(resolve_home(home), stream, payload, is_checked=not raw))
+
+    def show(console: Console) -> None:
+        if published.dead_letter_id is not None:
+            console.print(f"refused as dead letter {published.dead_letter_id}: {published.error}")
+        elif published.seq is not None:
+            console.print(f"taken as {stream} #{published.seq}", highlight=False)
+        else:
+            console.print(
+                f"waits in {stream} as {published.entry_id}: its owner has not taken it yet"
+            )
+
+    _emit(asdict(published), as_json, show)
+    if published.dead_letter_id is not None:
+        raise typer.Exit(1)
+
+
+@events_app.command("tail")
+def events_tail(
+    streams: Annotated[
+        list[str] | None, typer.Argument(help="Streams, such as signals.raised; all if none.")
+    ] = None,
+    last: Annotated[int, typer.Option("--last", min=0, help="Events of each to begin with.")] = 5,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Go on with those that come.")
+    ] = True,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Show events as they pass."""
+    from cli import events
+
+    console = Console()
+
+    async def show() -> None:
+        found = events.tail(resolve_home(home), streams or (), last, is_following=follow)
+        async for each in found:
+            if as_json:
+                body = orjson.loads(each.event.to_bytes())
+                document = {"stream": each.topic, "seq": each.seq, "event": body}
+                sys.stdout.write(orjson.dumps(document).decode() + "\n")
+                sys.stdout.flush()
+            else:
+                console.print(
+                    f"{each.event.closes_at:%Y-%m-%d %H:%M}  {each.topic:<18} #{each.seq:<6} "
+                    f"{events.describe(each.event)}",
+                    highlight=False,
+                    markup=False,
+                )
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(show())
+
+
+@app.command()
+def train(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Train a challenger on everything up to the last close of the running fleet."""
+    from cli import control
+
+    trained = asyncio.run(control.post(resolve_home(home), "trainer", "/train"))
+    _emit(trained, as_json, lambda console: console.print(trained))
+
+
+@app.command()
+def export(
+    what: Annotated[str, typer.Argument(help="bars, or a table of the record.")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    start: StartOption = None,
+    end: EndOption = None,
+    timeframe: Annotated[
+        str | None, typer.Option("--timeframe", help="Of the bars to export.")
+    ] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Write a table of the record to a Parquet file; bars in the form `--bars` reads."""
+    from cli.export import ExportRequest, export_table
+
+    request = ExportRequest(
+        what,
+        out,
+        None if start is None else as_utc(start),
+        None if end is None else as_utc(end),
+        timeframe,
+    )
+    n_rows = asyncio.run(export_table(resolve_home(home), request))
+    _emit(
+        {"file": str(out), "rows": n_rows},
+        as_json,
+        lambda console: console.print(f"{n_rows:,} rows of {what} in {out}", highlight=False),
+    )
 
 
 @app.command()
@@ -266,9 +429,7 @@ def dead_replay(
     """Send a dead letter through the fleet again, as it was or corrected."""
     from cli import dead
 
-    corrected = None
-    if data is not None:
-        corrected = Path(data[1:]).read_bytes() if data.startswith("@") else data.encode()
+    corrected = None if data is None else _payload(data)
     place = asyncio.run(dead.replay(resolve_home(home), dead_letter_id, corrected))
     _emit(
         {"dead_letter_id": dead_letter_id, "sent_to": place},
@@ -280,10 +441,10 @@ def dead_replay(
 @db_app.command("upgrade")
 def db_upgrade(home: HomeOption = None) -> None:
     """Bring the record to the present schema."""
-    from cli import dead
+    from cli.fleet.access import record_of
 
     async def upgrade() -> None:
-        async with dead.record_of(resolve_home(home)):
+        async with record_of(resolve_home(home)):
             pass
 
     asyncio.run(upgrade())

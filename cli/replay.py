@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cli.fleet.embedded import postgres_url, redis_url
 from cli.fleet.home import FleetError, FleetHome
 from cli.fleet.supervisor import Supervisor
-from cli.fleet.topology import server_specs, service_specs
+from cli.fleet.topology import server_specs, service_specs, take_keys
 from cli.record import Connection, connect, read_report
 from shared.clock import monotonic_seconds, ms_of_instant, utc_now
 from shared.database.migrate import upgrade
@@ -117,8 +117,7 @@ def _replay_environment(
     environment = {
         "MNT_REPLAY__BARS": orjson.dumps([str(path.resolve()) for path in request.bars]).decode(),
         "MNT_VENUE_NAME": market.venue,
-        "MNT_VENUE_API_KEY": home.secret("venue-key"),
-        "MNT_VENUE_API_SECRET": home.secret("venue-secret"),
+        **take_keys(home),
     }
     if request.start is not None:
         environment["MNT_REPLAY__START"] = request.start.isoformat()

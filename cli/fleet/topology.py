@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -28,6 +29,7 @@ SERVICES = (
     "paper_exchange",
 )
 PAPER_EXCHANGE = "paper_exchange"
+MLFLOW = "mlflow"
 VENUE_CLIENTS = frozenset({"ingest", "executor"})
 KEY_HOLDERS = frozenset({"executor", PAPER_EXCHANGE})
 """The only processes that are told the keys of the trading account."""
@@ -35,6 +37,20 @@ KEYS = frozenset({"MNT_VENUE_API_KEY", "MNT_VENUE_API_SECRET"})
 
 DATABASE_URL = "MNT_DATABASE_URL"
 REDIS_URL = "MNT_REDIS_URL"
+
+
+def take_keys(home: FleetHome) -> dict[str, str]:
+    """Take the trading keys out of this process's environment, which its children inherit.
+
+    Without any, the account of the home's own paper venue gets keys of its own.
+    """
+    given = {name: value for name in KEYS if (value := os.environ.pop(name, ""))}
+    if given:
+        return given
+    return {
+        "MNT_VENUE_API_KEY": home.secret("venue-key"),
+        "MNT_VENUE_API_SECRET": home.secret("venue-secret"),
+    }
 
 
 def server_specs(home: FleetHome, settings_env: Mapping[str, str]) -> list[ProcessSpec]:
@@ -67,14 +83,14 @@ def service_specs(
     settings_env
         Environment of every service; what it names goes before what is worked out here.
     services
-        The services to run, of `SERVICES`.
+        Those to run, of `SERVICES`, and `MLFLOW` for its server.
 
     Raises
     ------
     SettingsError
         If a service is unknown.
     """
-    if unknown := set(services) - set(SERVICES):
+    if unknown := set(services) - {*SERVICES, MLFLOW}:
         raise SettingsError(f"unknown services {sorted(unknown)}: choose from {list(SERVICES)}")
     env = {
         "MNT_HOME": str(home.path),
@@ -93,7 +109,37 @@ def service_specs(
         servers.append(POSTGRES)
         env[DATABASE_URL] = postgres_url(home)
     home.token()  # made here once, rather than by whichever service reads it first
-    return [_service_spec(home, name, env, servers, services) for name in services]
+    return [
+        _mlflow_spec(home) if name == MLFLOW else _service_spec(home, name, env, servers, services)
+        for name in services
+    ]
+
+
+def _mlflow_spec(home: FleetHome) -> ProcessSpec:
+    """Return MLflow's server for people, on the store that the trainer writes directly."""
+    port = home.claim_port(MLFLOW)
+    folder = home.path / "mlflow"
+    folder.mkdir(exist_ok=True)
+    options = {
+        "host": "127.0.0.1",
+        "port": str(port),
+        "workers": "1",
+        "backend-store-uri": f"sqlite:///{folder / 'mlflow.db'}",
+        "artifacts-destination": str(folder / "artifacts"),
+    }
+    return ProcessSpec(
+        name=MLFLOW,
+        argv=(
+            sys.executable,
+            *("-m", "mlflow", "server"),
+            *(word for key, value in options.items() for word in (f"--{key}", value)),
+        ),
+        # Its job runners are fifteen processes and two gigabytes that nothing here uses.
+        env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+        port=port,
+        readiness=http_probe(f"http://127.0.0.1:{port}/health"),
+        liveness=http_probe(f"http://127.0.0.1:{port}/health"),
+    )
 
 
 def _service_spec(

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Collection, Mapping
-from datetime import datetime
 
-import numpy as np
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import instant_of_ms, ms_of_instant, timeframe_ms
+from shared.database.bars import closes_and_volumes
 from shared.database.engine import insert_rows
 from shared.database.tables import bars, feature_sets, features
 from shared.events.features import FeaturesComputed
 from shared.events.ingest import Bar, BarsClosed
 from shared.events.screener import PairsScreened
-from shared.sleeves.pairs.following import JoinedHistory, Pair
+from shared.sleeves.pairs.following import JoinedHistory, Pair, join_legs
 
 
 async def consumed_rosters(connection: AsyncConnection, most: int) -> list[PairsScreened]:
@@ -57,16 +55,6 @@ async def bars_at(
     return [Bar(**row._mapping) for row in rows]
 
 
-_HISTORY = text(
-    """
-    SELECT symbol, closes_at, close, volume FROM bars
-    WHERE venue = :venue AND timeframe = :timeframe
-      AND closes_at < :before AND closes_at >= :since AND symbol = ANY(:symbols)
-    ORDER BY closes_at
-    """
-)
-
-
 async def joined_histories(
     connection: AsyncConnection, closed: BarsClosed, pairs: Collection[Pair], n_bars: int
 ) -> dict[Pair, JoinedHistory]:
@@ -86,36 +74,19 @@ async def joined_histories(
     while True:
         span_ms = span_bars * timeframe_ms(closed.timeframe)
         since = instant_of_ms(max(0, closed.closes_at_ms - span_ms))
-        rows = await connection.execute(
-            _HISTORY,
-            {
-                "venue": closed.venue,
-                "timeframe": closed.timeframe,
-                "before": closed.closes_at,
-                "since": since,
-                "symbols": sorted({symbol for pair in pairs for symbol in pair}),
-            },
+        found = await closes_and_volumes(
+            connection,
+            closed.venue,
+            closed.timeframe,
+            {symbol for pair in pairs for symbol in pair},
+            since,
+            closed.closes_at,
         )
-        found: dict[str, dict[datetime, tuple[float, float]]] = defaultdict(dict)
-        for symbol, closes_at, close, volume in rows:
-            found[symbol][closes_at] = (close, volume)
-        joined = {pair: _join(found[pair[0]], found[pair[1]], n_bars) for pair in pairs}
+        joined = {pair: join_legs(found[pair[0]], found[pair[1]], n_bars)[1] for pair in pairs}
         shortest = min((len(history.close_y) for history in joined.values()), default=n_bars)
         if shortest >= n_bars or first is None or since <= first:
             return joined
         span_bars *= 2
-
-
-def _join(
-    bars_y: Mapping[datetime, tuple[float, float]],
-    bars_x: Mapping[datetime, tuple[float, float]],
-    n_bars: int,
-) -> JoinedHistory:
-    """Join two legs on the instants that both have; both are in order of time."""
-    instants = [instant for instant in bars_y if instant in bars_x][-n_bars:]
-    columns = np.array([(*bars_y[at], *bars_x[at]) for at in instants]).reshape(-1, 4)
-    close_y, volume_y, close_x, volume_x = (np.ascontiguousarray(c) for c in columns.T)
-    return JoinedHistory(close_y, close_x, volume_y, volume_x)
 
 
 async def insert_features(

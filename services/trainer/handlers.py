@@ -7,22 +7,28 @@ import os
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.trainer import store
 from shared.bus.consumer import UnitOfWork
-from shared.clock import instant_of_ms, timeframe_ms
+from shared.clock import instant_of_ms, ms_of_instant, timeframe_ms
+from shared.database.bars import closes_and_volumes
 from shared.errors import ContractError, DataError, PermanentError
 from shared.events.base import Event
 from shared.events.features import FeaturesComputed
 from shared.events.trainer import ModelPromoted
 from shared.registry import ModelRegistry
 from shared.settings import Settings
-from shared.sleeves.pairs.dataset import Dataset, make_dataset
+from shared.sleeves.pairs.dataset import Dataset, PairRows, make_dataset, rows_from_history
+from shared.sleeves.pairs.features import feature_names, warmup_bars
+from shared.sleeves.pairs.following import join_legs
 from shared.sleeves.pairs.model import CrossValidation, LogisticModel, cross_validate, fit_logistic
 
 MODEL_NAME = "pairs-logistic"
+FIRST_TRAINING_CLOSES = 12
+"""Closes between tries while the schedule has not made a first model yet."""
 
 logger = structlog.get_logger()
 
@@ -40,6 +46,7 @@ class Trainer:
         self._settings = settings
         self._last_close_ms: int | None = None
         self._closes_since_training = 0
+        self._has_trained = False
         folder = (settings.home / "mlflow").resolve()
         uri = settings.mlflow_url or f"sqlite:///{folder / 'mlflow.db'}"
         self._folder = folder
@@ -47,7 +54,8 @@ class Trainer:
 
     async def reload(self, connection: AsyncConnection) -> None:
         """Take the last close and the closes since the last training from the record."""
-        self._last_close_ms, self._closes_since_training = await store.load_progress(connection)
+        progress = await store.load_progress(connection)
+        self._last_close_ms, self._closes_since_training, self._has_trained = progress
 
     async def refuse_foreign(self, event: Event, unit: UnitOfWork) -> None:
         """Refuse a promotion that did not come through the gates or an operator.
@@ -66,11 +74,10 @@ class Trainer:
         """Count a close, and train when the schedule says so."""
         last_close_ms = max(computed.closes_at_ms, self._last_close_ms or 0)
         closes = self._closes_since_training + (1 if computed.rows else 0)
-        every = self._settings.trainer.train_every_closes
-        if every and closes >= every:
-            closes = 0
+        if computed.rows and self._is_due(closes):
             try:
                 await self._train(unit, last_close_ms)
+                closes = 0
             except DataError as error:
                 # Too few samples is an outcome of a scheduled training, not a failure.
                 logger.info("not trained", reason=str(error))
@@ -79,6 +86,13 @@ class Trainer:
             self._last_close_ms, self._closes_since_training = last_close_ms, closes
 
         unit.after_commit(keep)
+
+    def _is_due(self, closes: int) -> bool:
+        """Whether the schedule trains after so many closes; it looks sooner for a first model."""
+        every = self._settings.trainer.train_every_closes
+        if every and not self._has_trained:
+            every = min(every, FIRST_TRAINING_CLOSES)
+        return bool(every) and closes % every == 0
 
     async def train_on_request(self, unit: UnitOfWork) -> dict[str, Any]:
         """Train on everything up to the last close seen.
@@ -102,7 +116,8 @@ class Trainer:
         settings = self._settings.trainer
         bar_ms = timeframe_ms(self._settings.trade_timeframe)
         from_ms = close_ms - settings.train_window_closes * bar_ms
-        names, pairs = await store.feature_rows(unit.connection, from_ms, close_ms)
+        read_rows = self._rows_from_bars if settings.in_sample else store.feature_rows
+        names, pairs = await read_rows(unit.connection, from_ms, close_ms)
         dataset = make_dataset(
             pairs,
             names,
@@ -116,7 +131,15 @@ class Trainer:
         metrics = {"folds": len(scores.folds), "folds_skipped": scores.n_skipped, **(mean or {})}
         version, run_id = await self._register(model, dataset, metrics)
         await store.insert_model(
-            unit.connection, dataset, model, MODEL_NAME, version, run_id, metrics, unit.lineage
+            unit.connection,
+            dataset,
+            model,
+            MODEL_NAME,
+            version,
+            run_id,
+            metrics,
+            unit.lineage,
+            is_in_sample=settings.in_sample,
         )
         await store.insert_promotion(
             unit.connection,
@@ -129,14 +152,48 @@ class Trainer:
             lineage=unit.lineage,
         )
         self._publish(unit, close_ms, "challenger", version, model.sha256, None)
+        unit.after_commit(self._note_training)
         return {
             "name": MODEL_NAME,
             "version": version,
             "sha256": model.sha256,
             "alias": "challenger",
             "n_samples": len(dataset.labels),
+            "in_sample": settings.in_sample,
             "metrics": metrics,
         }
+
+    async def _rows_from_bars(
+        self, connection: AsyncConnection, after_ms: int, up_to_ms: int
+    ) -> tuple[tuple[str, ...], list[PairRows]]:
+        """Compute the rows of every pair seen over the whole period, on the roster or not."""
+        pairs = await store.pairs_seen(connection, after_ms, up_to_ms)
+        features = self._settings.features
+        timeframe = self._settings.trade_timeframe
+        bar_ms = timeframe_ms(timeframe)
+        bars = await closes_and_volumes(
+            connection,
+            self._settings.venue_name,
+            timeframe,
+            {symbol for pair in pairs for symbol in pair},
+            instant_of_ms(max(0, after_ms - warmup_bars(features) * bar_ms)),
+            instant_of_ms(up_to_ms + 1),
+        )
+
+        def compute() -> list[PairRows]:
+            rows = []
+            for pair in pairs:
+                instants, history = join_legs(bars[pair[0]], bars[pair[1]])
+                closes_at_ms = np.array([ms_of_instant(at) for at in instants], dtype=np.int64)
+                rows.append(
+                    rows_from_history(pair, closes_at_ms, history, features, after_ms=after_ms)
+                )
+            return rows
+
+        return feature_names(features), await asyncio.to_thread(compute)
+
+    def _note_training(self) -> None:
+        self._closes_since_training, self._has_trained = 0, True
 
     def _require_samples(self, dataset: Dataset) -> None:
         n_samples, n_positive = len(dataset.labels), int(dataset.labels.sum())
@@ -197,6 +254,7 @@ class Trainer:
                     "gap_bars": settings.gap_bars,
                     "dataset_id": dataset.dataset_id,
                     "n_samples": len(dataset.labels),
+                    "in_sample": settings.in_sample,
                 },
                 metrics={name: float(value) for name, value in metrics.items()},
                 model_bytes=model.to_json_bytes(),

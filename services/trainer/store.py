@@ -18,8 +18,8 @@ from shared.sleeves.pairs.dataset import Dataset, PairRows
 from shared.sleeves.pairs.model import LogisticModel
 
 
-async def load_progress(connection: AsyncConnection) -> tuple[int | None, int]:
-    """Return the last close consumed and the closes with features since the last training."""
+async def load_progress(connection: AsyncConnection) -> tuple[int | None, int, bool]:
+    """Return the last close consumed, the closes since the last training, if there was one."""
     last = (
         await connection.execute(
             text(
@@ -33,14 +33,15 @@ async def load_progress(connection: AsyncConnection) -> tuple[int | None, int]:
         )
     ).scalar_one_or_none()
     if last is None:
-        return None, 0
-    trained_at = select(func.max(models.c.trained_at_close)).scalar_subquery()
-    closes = await connection.execute(
-        select(func.count(features.c.closes_at.distinct()))
-        .where(features.c.closes_at <= last)
-        .where(features.c.closes_at > func.coalesce(trained_at, text("'-infinity'::timestamptz")))
+        return None, 0, False
+    trained_at = (await connection.execute(select(func.max(models.c.trained_at_close)))).scalar()
+    since_training = select(func.count(features.c.closes_at.distinct())).where(
+        features.c.closes_at <= last
     )
-    return ms_of_instant(last), int(closes.scalar_one())
+    if trained_at is not None:
+        since_training = since_training.where(features.c.closes_at > trained_at)
+    closes = (await connection.execute(since_training)).scalar_one()
+    return ms_of_instant(last), int(closes), trained_at is not None
 
 
 async def feature_rows(
@@ -90,6 +91,25 @@ async def feature_rows(
     ]
 
 
+async def pairs_seen(
+    connection: AsyncConnection, after_ms: int, up_to_ms: int
+) -> list[tuple[str, str]]:
+    """Return the pairs that have rows in a period, and those of the last roster."""
+    rows = await connection.execute(
+        text(
+            """
+            SELECT y, x FROM features WHERE closes_at > :after AND closes_at <= :up_to
+            UNION
+            SELECT y, x FROM roster WHERE status <> 'candidate' AND closes_at =
+                (SELECT max(closes_at) FROM screens WHERE closes_at <= :up_to)
+            ORDER BY y, x
+            """
+        ),
+        {"after": instant_of_ms(max(0, after_ms)), "up_to": instant_of_ms(up_to_ms)},
+    )
+    return [(row.y, row.x) for row in rows]
+
+
 async def insert_model(
     connection: AsyncConnection,
     dataset: Dataset,
@@ -99,6 +119,8 @@ async def insert_model(
     run_id: str,
     metrics: Mapping[str, Any],
     lineage: Mapping[str, str],
+    *,
+    is_in_sample: bool,
 ) -> None:
     """Record a dataset and the model trained on it; the same bytes are the same model."""
     row = {
@@ -111,6 +133,7 @@ async def insert_model(
         "manifest": {
             "feature_names": list(dataset.feature_names),
             "label": model.label.model_dump(),
+            "in_sample": is_in_sample,
         },
         **lineage,
     }

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.quant.typing import Float1D, Float2D, Int1D
-from shared.sleeves.pairs.features import SpreadSpace
+from shared.sleeves.pairs.features import FeatureSettings, SpreadSpace, pair_features
+from shared.sleeves.pairs.following import JoinedHistory, Pair
 from shared.sleeves.pairs.labels import LabelSettings, make_labels
 
 
@@ -60,6 +61,38 @@ class Dataset:
         for column in (self.features, self.labels, self.starts, self.ends):
             total.update(np.ascontiguousarray(column).tobytes())
         return total.hexdigest()
+
+
+def rows_from_history(
+    pair: Pair,
+    closes_at_ms: Int1D,
+    history: JoinedHistory,
+    settings: FeatureSettings,
+    *,
+    after_ms: int,
+) -> PairRows:
+    """Compute the rows of a pair from its bars, as they would have been recorded.
+
+    Parameters
+    ----------
+    pair, closes_at_ms, history
+        The pair and its joined bars.
+    settings
+        Windows of the features.
+    after_ms
+        Rows up to here are left out; their bars warm the windows up.
+    """
+    features = pair_features(
+        history.close_y, history.close_x, history.volume_y, history.volume_x, settings
+    )
+    is_row = np.isfinite(features[:, 0]) & (closes_at_ms > after_ms)
+    return PairRows(
+        *pair,
+        features[is_row],
+        history.close_y[is_row],
+        history.close_x[is_row],
+        closes_at_ms[is_row],
+    )
 
 
 def make_dataset(

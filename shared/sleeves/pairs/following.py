@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
+
+import numpy as np
 
 from shared.events.features import FeatureRow, FeaturesComputed
 from shared.events.ingest import BarsClosed
@@ -29,6 +32,33 @@ class JoinedHistory:
     close_x: Float1D
     volume_y: Float1D
     volume_x: Float1D
+
+
+def join_legs(
+    bars_y: Mapping[datetime, tuple[float, float]],
+    bars_x: Mapping[datetime, tuple[float, float]],
+    most: int | None = None,
+) -> tuple[list[datetime], JoinedHistory]:
+    """Join two legs on the closes that both have.
+
+    Parameters
+    ----------
+    bars_y, bars_x
+        Close and volume by instant, in order of time.
+    most
+        Keep only the newest bars.
+
+    Returns
+    -------
+    tuple of list of datetime, JoinedHistory
+        The common closes and their bars.
+    """
+    instants = [instant for instant in bars_y if instant in bars_x]
+    if most is not None:
+        instants = instants[-most:]
+    columns = np.array([(*bars_y[at], *bars_x[at]) for at in instants]).reshape(-1, 4)
+    close_y, volume_y, close_x, volume_x = (np.ascontiguousarray(c) for c in columns.T)
+    return instants, JoinedHistory(close_y, close_x, volume_y, volume_x)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,41 @@
+"""Calls to the REST routes of a running fleet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+
+from cli.fleet.home import FleetError, FleetHome
+from cli.fleet.status import read_status
+
+_TIMEOUT = aiohttp.ClientTimeout(total=600, connect=5)
+
+
+async def post(
+    home: FleetHome, service: str, route: str, body: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Post to a service of the fleet that runs on a home, with its token.
+
+    Raises
+    ------
+    FleetError
+        If the service does not run or refuses.
+    """
+    port = next((p.port for p in read_status(home) if p.name == service and p.pid), None)
+    if port is None:
+        raise FleetError(f"{service} does not run in {home.path}: start the fleet with `mnt up`")
+    url = f"http://127.0.0.1:{port}{route}"
+    headers = {"Authorization": f"Bearer {home.token()}"}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+            session.post(url, headers=headers, json=body or {}) as response,
+        ):
+            answer: dict[str, Any] = await response.json(content_type=None)
+            is_ok = response.ok
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise FleetError(f"POST {url} had no usable answer ({error!r}): see mnt status") from error
+    if not is_ok:
+        raise FleetError(f"{service} refused {route}: {answer.get('detail', answer)}")
+    return answer
