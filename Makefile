@@ -35,6 +35,10 @@ format: install ## Format and mend what the linter can mend
 test: install ## Run every test that takes seconds, the short chaos run included
 	$(BIN)/pytest
 
+.PHONY: up
+up: install ## Run the whole fleet on this machine until Ctrl-C; no Docker needed
+	@$(BIN)/mnt up
+
 .PHONY: schemas
 schemas: install ## Write the JSON Schemas of the events anew
 	$(BIN)/python -m shared.events.schemas

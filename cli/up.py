@@ -100,12 +100,12 @@ async def run_up(home: FleetHome, request: UpRequest, console: Console) -> None:
     claim_market(home, settings)
     environment = {name: os.environ[name] for name in os.environ if name.startswith(PREFIX)}
     environment.update(take_keys(home))
-    merged_log = MergedLog(home.logs, SERVICES)
     console.print(f"home {home.path}, {describe_market(settings)}", highlight=False)
     async with Supervisor(home) as fleet:
         shown = asyncio.create_task(_show_progress(fleet, console, began))
         try:
             await fleet.start(server_specs(home, environment))
+            merged_log = MergedLog(home.logs, SERVICES)
             await asyncio.to_thread(upgrade, database_url(home))
             await _refuse_replay(home)
             is_served = request.is_with_mlflow and settings.mlflow_url is None

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
@@ -26,8 +27,8 @@ from shared.bus.streams import Streams
 from shared.clock import instant_of_ms, monotonic_seconds, utc_now
 from shared.database.engine import create_engine, insert_rows, transaction
 from shared.database.tables import service_control
-from shared.errors import FatalError, StoreError
-from shared.settings import Settings
+from shared.errors import FatalError, SettingsError, StoreError
+from shared.settings import Settings, load_settings
 
 STALLED_AFTER_SECONDS = 60.0
 """Without progress for so long although events wait, a consumer counts as dead."""
@@ -182,8 +183,24 @@ def create_service(
     return app
 
 
-def serve(application: str, settings: Settings) -> None:
-    """Run an application factory until it is told to stop."""
+def serve(application: str) -> None:
+    """Run an application factory until it is told to stop.
+
+    Leaves with a message when a setting is wrong or the address cannot be listened on.
+    """
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        raise SystemExit(str(error)) from None
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise SystemExit(
+                f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}): "
+                "stop what uses it, or set MNT_HOST and MNT_PORT"
+            ) from error
     uvicorn.run(
         application,
         factory=True,

@@ -276,7 +276,16 @@ class Supervisor:
             self._body.cancel()
 
     def _record(self) -> None:
-        write_status(self._home, os.getpid(), self.status())
+        try:
+            write_status(self._home, os.getpid(), self.status())
+        except OSError as error:
+            # A full disk must not end the fleet: what is on the record waits for space.
+            log.error(
+                "the process table could not be written",
+                file=str(self._home.state_file),
+                reason=error.strerror,
+                remedy="make space on the disk",
+            )
 
     def _enter(self, managed: _Managed, state: ProcessState, trouble: str) -> None:
         """Change the state of a process and tell everyone who waits for it."""

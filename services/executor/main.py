@@ -48,4 +48,4 @@ def create_app() -> FastAPI:
 
 def run() -> None:
     """Serve until told to stop."""
-    serve("services.executor.main:create_app", load_settings())
+    serve("services.executor.main:create_app")

@@ -46,4 +46,4 @@ def create_app() -> FastAPI:
 
 def run() -> None:
     """Serve until told to stop."""
-    serve("services.ingest.main:create_app", load_settings())
+    serve("services.ingest.main:create_app")

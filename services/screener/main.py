@@ -40,4 +40,4 @@ def create_app() -> FastAPI:
 
 def run() -> None:
     """Serve until told to stop."""
-    serve("services.screener.main:create_app", load_settings())
+    serve("services.screener.main:create_app")

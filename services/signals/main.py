@@ -42,4 +42,4 @@ def create_app() -> FastAPI:
 
 def run() -> None:
     """Serve until told to stop."""
-    serve("services.signals.main:create_app", load_settings())
+    serve("services.signals.main:create_app")

@@ -46,4 +46,4 @@ def create_app() -> FastAPI:
 
 def run() -> None:
     """Serve until told to stop."""
-    serve("services.trainer.main:create_app", load_settings())
+    serve("services.trainer.main:create_app")
