@@ -26,6 +26,10 @@ def _sources_stamp() -> str:
 if not numba.config.CACHE_DIR:
     numba.config.CACHE_DIR = str(Path(__file__).parent / "__pycache__" / _sources_stamp())
 
+# Off by default in numba. Kernels that work on eight lanes at once are written for it: three to
+# four times as fast.
+numba.config.SLP_VECTORIZE = 1
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -50,5 +54,16 @@ def compiled_parallel(kernel: Callable[Arguments, Result]) -> Callable[Arguments
     """
     compile_kernel: Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]] = (
         numba.njit(cache=True, nogil=True, parallel=True)
+    )
+    return compile_kernel(kernel)
+
+
+def compiled_fused(kernel: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Compile a kernel like `compiled`, each product fused with the sum it is added to.
+
+    The order of sums stays as written; what fusing spares is the rounding of the product.
+    """
+    compile_kernel: Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]] = (
+        numba.njit(cache=True, nogil=True, fastmath={"contract"})
     )
     return compile_kernel(kernel)

@@ -53,14 +53,21 @@ def random_pair(log_prices: pd.DataFrame, n_bars: int, rng: np.random.Generator)
 
 
 def assert_equals_statsmodels(
-    result: EngleGrangerResult, y: Float1D, x: Float1D, max_lag: int | None, autolag: str | None
+    result: EngleGrangerResult,
+    y: Float1D,
+    x: Float1D,
+    max_lag: int | None,
+    autolag: str | None,
+    trend: str = "c",
 ) -> None:
     """Entry [0, 1] of the result is statsmodels' test of y on x."""
-    expected = coint(y, x, trend="c", method="aeg", maxlag=max_lag, autolag=autolag)
+    expected = coint(y, x, trend=trend, method="aeg", maxlag=max_lag, autolag=autolag)
     assert result.statistic[0, 1] == pytest.approx(expected[0], rel=1e-8, abs=1e-8)
     assert result.p_value[0, 1] == pytest.approx(expected[1], rel=1e-8, abs=1e-12)
-    regression = OLS(y, np.column_stack([x, np.ones(len(x))])).fit()
-    hedge_ratio, intercept = regression.params
+    line = np.arange(len(x)) - (len(x) - 1) / 2
+    terms = [x, np.ones(len(x)), line] if trend == "ct" else [x, np.ones(len(x))]
+    regression = OLS(y, np.column_stack(terms)).fit()
+    hedge_ratio, intercept = regression.params[:2]
     assert result.hedge_ratio[0, 1] == pytest.approx(hedge_ratio, rel=1e-8, abs=1e-10)
     assert result.intercept[0, 1] == pytest.approx(intercept, rel=1e-8, abs=1e-8)
     residual_test = adfuller(
@@ -90,6 +97,29 @@ def test_a_given_lag_equals_statsmodels(
     pair = random_pair(hourly_log_prices, 300, np.random.default_rng(max_lag))
     result = engle_granger_all_pairs(pair, max_lag=max_lag, autolag=autolag)
     assert_equals_statsmodels(result, pair[:, 0], pair[:, 1], max_lag, autolag)
+
+
+@pytest.mark.parametrize("autolag", ["aic", "bic", None])
+@pytest.mark.parametrize("trend", ["c", "ct"])
+def test_trends_and_criteria_equal_statsmodels(
+    hourly_log_prices: pd.DataFrame, trend: str, autolag: str | None
+) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(15):
+        pair = random_pair(hourly_log_prices, 400, rng)
+        result = engle_granger_all_pairs(pair, trend=trend, autolag=autolag)
+        assert_equals_statsmodels(result, pair[:, 0], pair[:, 1], None, autolag, trend)
+
+
+@pytest.mark.parametrize("noise", [0.3, 0.1, 0.05, 0.03])
+@pytest.mark.parametrize("trend", ["c", "ct"])
+def test_nearly_collinear_pairs_equal_statsmodels(trend: str, noise: float) -> None:
+    # Down to a millionth of the variance, where moments of the series alone lose every digit.
+    rng = np.random.default_rng(9)
+    walk = rng.normal(size=600).cumsum()
+    close = 1.0 + 2.0 * walk + noise * rng.normal(size=600)
+    result = engle_granger_all_pairs(np.column_stack([close, walk]), trend=trend)
+    assert_equals_statsmodels(result, close, walk, None, "aic", trend)
 
 
 @pytest.mark.parametrize("n_bars", [5, 7, 9, 21, 23])
@@ -205,10 +235,10 @@ def test_the_diagonal_is_no_test() -> None:
 
 def test_what_cannot_be_tested_is_refused() -> None:
     walks = np.random.default_rng(3).normal(size=(100, 3)).cumsum(axis=0)
-    with pytest.raises(DataError, match="trend 'ct' is not offered"):
-        engle_granger_all_pairs(walks, trend="ct")
-    with pytest.raises(DataError, match="autolag 'bic' is not offered"):
-        engle_granger_all_pairs(walks, autolag="bic")
+    with pytest.raises(DataError, match="trend 'n' is not offered"):
+        engle_granger_all_pairs(walks, trend="n")
+    with pytest.raises(DataError, match="autolag 't-stat' is not offered"):
+        engle_granger_all_pairs(walks, autolag="t-stat")
     with pytest.raises(DataError, match=r"shape \(100,\)"):
         engle_granger_all_pairs(walks[:, 0])
     with pytest.raises(DataError, match=r"shape \(100, 1\)"):
