@@ -115,6 +115,8 @@ class Published:
         Its number in the log, once the stream's owner has taken it.
     dead_letter_id, error
         If the owner refused it.
+    quarantined
+        Reasons why bars of it were refused.
     """
 
     stream: str
@@ -122,6 +124,12 @@ class Published:
     seq: int | None = None
     dead_letter_id: int | None = None
     error: str | None = None
+    quarantined: tuple[str, ...] = ()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the stream's owner has looked at it."""
+        return bool(self.seq or self.dead_letter_id or self.quarantined)
 
 
 async def publish(home: FleetHome, stream: str, payload: bytes, *, is_checked: bool) -> Published:
@@ -155,7 +163,7 @@ async def publish(home: FleetHome, stream: str, payload: bytes, *, is_checked: b
         while True:
             async with transaction(engine) as connection:
                 published = await _outcome(connection, stream, entry_id)
-            if published.seq or published.dead_letter_id or monotonic_seconds() > deadline:
+            if published.is_settled or monotonic_seconds() > deadline:
                 return published
             await asyncio.sleep(POLL_SECONDS / 5)
 
@@ -177,7 +185,12 @@ async def _outcome(connection: AsyncConnection, stream: str, entry_id: str) -> P
     ).one_or_none()
     if letter is not None:
         return Published(stream, entry_id, None, letter.dead_letter_id, letter.error)
-    return Published(stream, entry_id, seq)
+    refused = await connection.execute(
+        text("SELECT symbol, message FROM bar_quarantine WHERE source_uri = :source_uri"),
+        {"source_uri": f"stream:{stream}/{entry_id}"},
+    )
+    reasons = tuple(f"{row.symbol}: {row.message}" for row in refused)
+    return Published(stream, entry_id, seq, quarantined=reasons)
 
 
 def describe(event: Event) -> str:

@@ -161,16 +161,20 @@ def publish(
 
     def show(console: Console) -> None:
         if published.dead_letter_id is not None:
-            console.print(f"refused as dead letter {published.dead_letter_id}: {published.error}")
-        elif published.seq is not None:
+            letter = published.dead_letter_id
+            console.print(f"refused as dead letter {letter}: {published.error}", markup=False)
+            return
+        for reason in published.quarantined:
+            console.print(f"quarantined: {reason}", highlight=False, markup=False)
+        if published.seq is not None:
             console.print(f"taken as {stream} #{published.seq}", highlight=False)
-        else:
+        elif not published.quarantined:
             console.print(
                 f"waits in {stream} as {published.entry_id}: its owner has not taken it yet"
             )
 
     _emit(asdict(published), as_json, show)
-    if published.dead_letter_id is not None:
+    if published.dead_letter_id is not None or published.quarantined:
         raise typer.Exit(1)
 
 

@@ -107,7 +107,9 @@ class Streams:
         try:
             entry_id = await self._redis.xadd(topic, {b"data": payload})
         except RedisError as error:
-            raise StoreError(f"Redis did not take the entry: {error}; is it running?") from error
+            raise StoreError(
+                f"Redis did not take the entry: {error}; see that it runs and has disk space"
+            ) from error
         return entry_id.decode() if isinstance(entry_id, bytes) else str(entry_id)
 
     async def _trim(self, topic: str, adopted_up_to: str | None) -> None:
