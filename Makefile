@@ -39,6 +39,10 @@ test: install ## Run every test that takes seconds, the short chaos run included
 up: install ## Run the whole fleet on this machine until Ctrl-C; no Docker needed
 	@$(BIN)/mnt up
 
+.PHONY: bench
+bench: install ## Measure speed and exactness beside references
+	@$(BIN)/mnt bench
+
 .PHONY: schemas
 schemas: install ## Write the JSON Schemas of the events anew
 	$(BIN)/python -m shared.events.schemas

@@ -357,6 +357,39 @@ def screen(
 
 
 @app.command()
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Benchmarks to run; all if none is named.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure speed and exactness beside references, in one run on the same data."""
+    from cli.bench.run import run as run_benchmarks
+
+    data_folder = Path(os.environ.get("MNT_DATA") or "../shared/data")
+    console = Console(stderr=True)
+    figures = []
+    for figure in run_benchmarks(names or (), data_folder):
+        console.print(f"{figure.name} done", highlight=False)
+        figures.append(figure)
+
+    def show(out: Console) -> None:
+        table = Table("name", "figure", "reference", "unit", "ratio", "data")
+        for figure in figures:
+            table.add_row(
+                figure.name,
+                f"{figure.figure:,.4g}",
+                figure.reason or f"{figure.reference:,.4g}",
+                figure.unit,
+                "" if figure.ratio is None else f"{figure.ratio:,.4g}",
+                figure.data,
+            )
+        out.print(table)
+
+    _emit([asdict(figure) for figure in figures], as_json, show)
+
+
+@app.command()
 def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Show every process of the fleet."""
     from cli.status import fleet_status

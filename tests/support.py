@@ -7,9 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import numpy as np
 import psutil
 
+from shared.quant.typing import Float1D
+from shared.sleeves.pairs.features import FeatureSettings, FeatureStreams
+
 T = TypeVar("T")
+Columns = tuple[Float1D, Float1D, Float1D, Float1D]
 
 POLL_SECONDS = 0.02
 
@@ -56,3 +61,20 @@ def is_gone(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+class OneStream:
+    """The feature stream of a single pair, between two others that must not matter."""
+
+    def __init__(self, history: Columns, settings: FeatureSettings) -> None:
+        self._streams = FeatureStreams(settings)
+        nothing = np.empty(0)
+        for pair in (("A", "B"), ("C", "D"), ("E", "F")):
+            columns = history if pair == ("C", "D") else (nothing,) * 4
+            self._streams.learn(pair, *columns)
+
+    def update(self, *bar: float) -> Float1D | None:
+        """Append a bar: two closes, two volumes; return its row if it is complete."""
+        columns = [np.array([value]) for value in bar]
+        row: Float1D = self._streams.update([("C", "D")], *columns)[0]
+        return None if np.isnan(row).all() else row

@@ -15,7 +15,8 @@ from shared.database.tables import bars, feature_sets, features
 from shared.events.features import FeaturesComputed
 from shared.events.ingest import Bar, BarsClosed
 from shared.events.screener import PairsScreened
-from shared.sleeves.pairs.following import JoinedHistory, Pair, join_legs
+from shared.sleeves.pairs.features import Pair
+from shared.sleeves.pairs.following import JoinedHistory, join_legs
 
 
 async def consumed_rosters(connection: AsyncConnection, most: int) -> list[PairsScreened]:
