@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -34,7 +35,9 @@ dead_app = typer.Typer(help="Messages that could not be handled.", no_args_is_he
 db_app = typer.Typer(help="The record in Postgres.", no_args_is_help=True)
 events_app = typer.Typer(help="The events on the bus.", no_args_is_help=True)
 app.add_typer(dead_app, name="dead")
+import_app = typer.Typer(help="Bring recorded data into the record.", no_args_is_help=True)
 app.add_typer(events_app, name="events")
+app.add_typer(import_app, name="import")
 app.add_typer(db_app, name="db")
 
 HomeOption = Annotated[
@@ -56,7 +59,10 @@ EndOption = Annotated[str | None, typer.Option("--end", help="Last close (ISO 86
 def run() -> None:
     """Run the command; an error of ours is a message and exit code 1, not a traceback."""
     # Standard output belongs to results, which programs read.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+    )
     try:
         app()
     except MntError as error:
@@ -222,6 +228,29 @@ def train(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
     trained = asyncio.run(control.post(resolve_home(home), "trainer", "/train"))
     _emit(trained, as_json, lambda console: console.print(trained))
+
+
+@import_app.command("bars")
+def import_bars(
+    files: Annotated[list[Path], typer.Argument(help="Parquet files of bars.")],
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Add recorded bars to the record as history; those it has are left as they are."""
+    from cli.import_bars import import_bars as run_import
+    from shared.settings import strategy_of
+
+    imported = asyncio.run(run_import(resolve_home(home), files, strategy_of(overrides or ())))
+
+    def show(console: Console) -> None:
+        table = Table("venue", "timeframe", "accepted", "quarantined", "known already")
+        for part in imported:
+            counts = (part.accepted, part.quarantined, part.known)
+            table.add_row(part.venue, part.timeframe, *(f"{count:,}" for count in counts))
+        console.print(table)
+
+    _emit([asdict(part) for part in imported], as_json, show)
 
 
 @app.command()
