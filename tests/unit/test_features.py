@@ -219,22 +219,23 @@ def test_a_faulty_bar_is_refused_and_leaves_the_stream_as_it_was(
         pair_features(*columns, SMALL)
 
 
-def test_many_pairs_together_are_each_as_alone() -> None:
+@pytest.mark.parametrize("n_pairs", [21, 150])  # on one core, on all
+def test_many_pairs_together_are_each_as_alone(n_pairs: int) -> None:
     settings = FeatureSettings(**SMALL.model_dump())
-    n_pairs, n_bars = 21, 150
+    n_bars = 150
     all_columns = [np.array(a_pair(n_bars)) * (1 + n / 10) for n in range(n_pairs)]
     expected = [pair_features(y, x, vy, vx, settings) for y, x, vy, vx in all_columns]
     names = [(f"Y{n}", f"X{n}") for n in range(n_pairs)]
     streams = FeatureStreams(settings)
     for n, name in enumerate(names):
-        streams.learn(name, *all_columns[n][:, : 70 + n])
+        streams.learn(name, *all_columns[n][:, : 70 + n % 21])
     streams.forget(names[3])
     streams.learn(names[3], *all_columns[3][:, :73])
     for n, name in enumerate(names[:4]):  # learnt anew, in place
-        streams.learn(name, *all_columns[n][:, : 70 + n])
+        streams.learn(name, *all_columns[n][:, : 70 + n % 21])
     for step in range(60):
         chosen = [n for n in range(n_pairs) if (n + step) % 3]
-        at = {n: 70 + n + sum(bool((n + s) % 3) for s in range(step)) for n in chosen}
+        at = {n: 70 + n % 21 + sum(bool((n + s) % 3) for s in range(step)) for n in chosen}
         chosen = [n for n in chosen if at[n] < n_bars]
         bars = np.array([all_columns[n][:, at[n]] for n in chosen]).T.copy()
         rows = streams.update([names[n] for n in chosen], *bars)

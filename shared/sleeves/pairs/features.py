@@ -80,6 +80,9 @@ _N_COLUMNS = 8
 NEGLIGIBLE_STD = 1e-12
 """A spread whose deviation is below this share of its terms is rounding noise: its z is 0."""
 
+PAIRS_A_TURN = 64
+"""Pairs that one core advances before it looks for more."""
+
 Windows = tuple[int, int, int, int, int, int]
 """Beta, z, volume and trend window, lags, warm-up: the settings as the kernel takes them."""
 
@@ -257,9 +260,9 @@ class FeatureStreams:
             self._history[full, :, : self._n_kept] = self._history[full, :, self._n_kept :]
             self._next[full] = self._n_kept
         rows = np.empty((len(places), self._n_features))
-        _append_to_each(
-            self._history, self._next, places, columns, self._windows, self._is_log, rows
-        )
+        # To wake the other cores takes longer than a few pairs do.
+        append = _append_to_each if len(places) <= PAIRS_A_TURN else _append_to_many
+        append(self._history, self._next, places, columns, self._windows, self._is_log, rows)
         self._next[places] += 1
         return rows
 
@@ -363,7 +366,7 @@ def _append_bars(
         _append_bar(history, t, close_y, close_x, volume_y, volume_x, windows, is_log, rows[t])
 
 
-@compiled_parallel
+@compiled
 def _append_to_each(
     history: Float3D,
     nexts: Int1D,
@@ -374,19 +377,37 @@ def _append_to_each(
     rows: Float2D,
 ) -> None:
     """Append bar `columns[:, n]` to the history at `places[n]` and write its row."""
-    for n in numba.prange(len(places)):
+    for n in range(len(places)):
         place = places[n]
+        close_y, close_x, volume_y, volume_x = columns[:, n]
         _append_bar(
             history[place],
             nexts[place],
-            columns[0, n],
-            columns[1, n],
-            columns[2, n],
-            columns[3, n],
+            close_y,
+            close_x,
+            volume_y,
+            volume_x,
             windows,
             is_log,
             rows[n],
         )
+
+
+@compiled_parallel
+def _append_to_many(
+    history: Float3D,
+    nexts: Int1D,
+    places: Int1D,
+    columns: Float2D,
+    windows: Windows,
+    is_log: bool,
+    rows: Float2D,
+) -> None:
+    """Do the same on all cores, `PAIRS_A_TURN` at a time."""
+    n_turns = -(-len(places) // PAIRS_A_TURN)
+    for turn in numba.prange(n_turns):
+        part = slice(turn * PAIRS_A_TURN, (turn + 1) * PAIRS_A_TURN)
+        _append_to_each(history, nexts, places[part], columns[:, part], windows, is_log, rows[part])
 
 
 @compiled
