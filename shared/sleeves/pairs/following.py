@@ -109,7 +109,8 @@ class PairFollower:
     settings, timeframe
         Windows, and the trade timeframe.
     last_closes_at_ms
-        Last close for which rows were computed; an earlier one is late and computes none.
+        Last close that was computed, with or without rows; an earlier one is late and
+        computes none.
     """
 
     def __init__(
@@ -160,7 +161,8 @@ class PairFollower:
         """
         rows, warming_up = [], []
         bars = {bar.symbol: bar for bar in closed.bars}
-        for pair in [] if self._is_late(closed) else sorted(followed.pairs):
+        is_late = self._is_late(closed)
+        for pair in [] if is_late else sorted(followed.pairs):
             kept = self._pairs[pair]
             if kept.last_closes_at_ms >= closed.closes_at_ms:
                 continue
@@ -183,7 +185,7 @@ class PairFollower:
                     values=tuple(values.tolist()),
                 )
             )
-        if rows:
+        if not is_late:
             self._last_closes_at_ms = closed.closes_at_ms
         return FeaturesComputed(
             closes_at=closed.closes_at,
