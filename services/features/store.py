@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.clock import instant_of_ms, ms_of_instant, timeframe_ms
+from shared.clock import instant_of_ms, timeframe_ms
 from shared.database.bars import closes_and_volumes
 from shared.database.engine import insert_rows
 from shared.database.tables import bars, feature_sets, features
@@ -34,12 +34,6 @@ async def consumed_rosters(connection: AsyncConnection, most: int) -> list[Pairs
     )
     rosters = [PairsScreened.from_bytes(row.payload.encode()) for row in rows]
     return sorted(rosters, key=lambda roster: roster.closes_at)
-
-
-async def last_computed_ms(connection: AsyncConnection) -> int | None:
-    """Return the last close that has features."""
-    last = (await connection.execute(select(func.max(features.c.closes_at)))).scalar_one()
-    return None if last is None else ms_of_instant(last)
 
 
 async def bars_at(

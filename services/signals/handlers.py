@@ -6,6 +6,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.signals import store
 from shared.bus.consumer import UnitOfWork
+from shared.bus.log import newest_consumed_close
+from shared.clock import ms_of_instant
 from shared.errors import ContractError
 from shared.events.features import FeaturesComputed
 from shared.events.signals import SignalsRaised
@@ -30,10 +32,13 @@ class Signals:
         self._settings = settings
         self._trades: dict[tuple[str, str], PairTrade] = {}
         self._champions: Champions = []
+        self._last_closes_at_ms: int | None = None
 
     async def reload(self, connection: AsyncConnection) -> None:
         """Take open trades and champions from the record."""
         self._trades = await store.load_trades(connection)
+        last = await newest_consumed_close(connection, "signals", "features.computed")
+        self._last_closes_at_ms = None if last is None else ms_of_instant(last)
         self._champions = [
             (promoted.closes_at_ms, await _load_model(connection, promoted))
             for promoted in await store.consumed_promotions(connection)
@@ -63,13 +68,16 @@ class Signals:
             self._settings.signals,
             self._settings.features.spread_space,
             in_force[-1] if in_force else None,
+            self._last_closes_at_ms,
         )
+        last_closes_at_ms = max(computed.closes_at_ms, self._last_closes_at_ms or 0)
         await store.insert_signals(unit.connection, raised, unit.lineage)
         await store.save_trades(unit.connection, self._trades, trades)
         unit.publish("signals.raised", raised)
 
         def keep() -> None:
             self._trades = trades
+            self._last_closes_at_ms = last_closes_at_ms
 
         unit.after_commit(keep)
 

@@ -180,6 +180,7 @@ class _Backtest:
             self._settings.signals,
             self._settings.features.spread_space,
             None,
+            None,  # every close comes in one event here
         )
         plan = plan_intents(
             self._live,

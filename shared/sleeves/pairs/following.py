@@ -103,7 +103,8 @@ class PairFollower:
     settings, timeframe
         Windows, and the trade timeframe.
     last_closes_at_ms
-        Last close for which rows were computed; an earlier one is late and computes none.
+        Last close that was computed, with or without rows; an earlier one is late and
+        computes none.
     """
 
     def __init__(
@@ -159,9 +160,10 @@ class PairFollower:
             What `followed_at` said of the close.
         """
         bars = {bar.symbol: bar for bar in closed.bars}
+        is_late = self._is_late(closed)
         waiting = [
             pair
-            for pair in ([] if self._is_late(closed) else sorted(followed.pairs))
+            for pair in ([] if is_late else sorted(followed.pairs))
             if self._closes_at_ms[pair] < closed.closes_at_ms
         ]
         joined = [
@@ -188,7 +190,7 @@ class PairFollower:
                 )
             )
         warming_up = [f"{y}~{x}" for y, x in waiting if (y, x) not in complete]
-        if rows:
+        if not is_late:
             self._last_closes_at_ms = closed.closes_at_ms
         return FeaturesComputed(
             closes_at=closed.closes_at,
