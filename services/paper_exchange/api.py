@@ -8,18 +8,18 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import orjson
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import generate_latest
 
 from services.paper_exchange import metrics
-from services.paper_exchange.authentication import Credentials, authenticate
-from services.paper_exchange.handlers import PaperExchange, Parameters, read_close
+from services.paper_exchange.authentication import Credentials, authenticate, parse_parameters
+from services.paper_exchange.handlers import Answer, PaperExchange, Parameters, read_close
 from services.paper_exchange.refusals import RefusalError
 from shared.clock import monotonic_seconds
 
-Answer = dict[str, Any] | list[dict[str, Any]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 logger = structlog.get_logger()
@@ -40,9 +40,21 @@ def build_routes(
         Bearer token of control routes; while it is empty they refuse.
     """
 
-    def public(use_case: Callable[[], Answer]) -> Handler:
+    def public(use_case: Callable[[], Any]) -> Handler:
         async def handle(_: web.Request) -> web.Response:
-            return web.json_response(use_case())
+            return _json(use_case())
+
+        return handle
+
+    def asked(use_case: Callable[[Parameters], Any]) -> Handler:
+        async def handle(request: web.Request) -> web.Response:
+            return _json(use_case(_query(request)))
+
+        return handle
+
+    def klines(max_limit: int) -> Handler:
+        async def handle(request: web.Request) -> web.Response:
+            return _json(await exchange.klines(_query(request), max_limit))
 
         return handle
 
@@ -56,7 +68,7 @@ def build_routes(
                 credentials,
                 exchange.now_ms(),
             )
-            return web.json_response(use_case(parameters))
+            return _json(use_case(parameters))
 
         return handle
 
@@ -72,12 +84,31 @@ def build_routes(
             raise RefusalError(
                 -1135, 'send JSON such as {"closes_at_ms": 1704067500000}'
             ) from error
-        return web.json_response(exchange.advance(read_close(document)))
+        return _json(exchange.advance(read_close(document)))
 
     return [
-        web.get("/fapi/v1/ping", public(dict)),
-        web.get("/fapi/v1/time", public(lambda: {"serverTime": exchange.now_ms()})),
+        *(
+            route
+            for prefix, most_klines in (("/fapi/v1", 1_500), ("/api/v3", 1_000))
+            for route in (
+                web.get(f"{prefix}/ping", public(dict)),
+                web.get(f"{prefix}/time", public(lambda: {"serverTime": exchange.now_ms()})),
+                web.get(f"{prefix}/klines", klines(most_klines)),
+                web.get(f"{prefix}/ticker/price", asked(exchange.prices)),
+                web.get(f"{prefix}/ticker/24hr", asked(exchange.tickers)),
+            )
+        ),
         web.get("/fapi/v1/exchangeInfo", public(exchange.exchange_info)),
+        web.get("/api/v3/exchangeInfo", public(exchange.spot_exchange_info)),
+        # What load_markets also asks for: other products of the exchange, none of them here.
+        web.get("/dapi/v1/exchangeInfo", public(lambda: {"symbols": []})),
+        web.get("/sapi/v1/capital/config/getall", public(list)),
+        web.get("/sapi/v1/margin/allPairs", public(list)),
+        web.get("/sapi/v1/margin/isolated/allPairs", public(list)),
+        web.get("/fapi/v2/ticker/price", asked(exchange.prices)),
+        web.get("/fapi/v1/premiumIndex", asked(exchange.premium_index)),
+        web.get("/fapi/v1/fundingRate", asked(exchange.past_funding)),
+        web.get("/fapi/v1/fundingInfo", public(exchange.funding_info)),
         web.post("/fapi/v1/order", signed(exchange.place_order)),
         web.get("/fapi/v1/order", signed(exchange.fetch_order)),
         web.delete("/fapi/v1/order", signed(exchange.cancel_order)),
@@ -135,6 +166,8 @@ def answer_in_json(exchange: PaperExchange) -> Middleware:
             response = _refusal(
                 -1001, "Internal error; unable to process your request. Please try again.", 503
             )
+        if isinstance(response, web.WebSocketResponse):
+            return response  # it lasted as long as its client liked
         metrics.REQUESTS.labels(method, route, response.status).inc()
         metrics.REQUEST_SECONDS.labels(method, route).observe(monotonic_seconds() - started)
         return response
@@ -163,11 +196,19 @@ def _no_such_route(request: web.Request) -> web.Response:
         }
     )
     message = f"Path {request.path}, Method {request.method} is invalid"
-    return web.json_response({"code": -5000, "msg": message, "routes": routes}, status=404)
+    return _json({"code": -5000, "msg": message, "routes": routes}, 404)
 
 
 def _refusal(code: int, message: str, status: int) -> web.Response:
-    return web.json_response({"code": code, "msg": message}, status=status)
+    return _json({"code": code, "msg": message}, status)
+
+
+def _json(document: Any, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
+
+
+def _query(request: web.Request) -> Parameters:
+    return parse_parameters(request.raw_path.partition("?")[2], "")
 
 
 def _show_metrics(exchange: PaperExchange) -> Handler:

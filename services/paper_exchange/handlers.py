@@ -7,12 +7,14 @@ answer leave before `committed` has returned.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from services.paper_exchange import metrics, payloads
+from services.paper_exchange import charts, metrics, payloads, spot_payloads
 from services.paper_exchange.authentication import integer
+from services.paper_exchange.broadcast import Broadcast
 from services.paper_exchange.clock import VenueClock
-from services.paper_exchange.market import Listing, Market
+from services.paper_exchange.market import Listing
 from services.paper_exchange.matching import FLAT, PaperOrder, match_closes
 from services.paper_exchange.order_entry import (
     check_against_market,
@@ -21,8 +23,11 @@ from services.paper_exchange.order_entry import (
     read_order_request,
 )
 from services.paper_exchange.refusals import RefusalError, missing
+from services.paper_exchange.sources import Source
 from services.paper_exchange.store import DuplicateOrderError, NewOrder, Store
+from services.paper_exchange.streams import Hub
 from shared.book.execution import FillTerms
+from shared.clock import instant_of_ms
 
 CLOCK_RESERVE_MS = 5_000
 """How far ahead the clock is recorded, so that few readings of it cost a commit."""
@@ -30,8 +35,11 @@ CLOCK_RESERVE_MS = 5_000
 MAX_INSTANT_MS = 10**14
 _MAX_TRADES = 1_000
 _DEFAULT_TRADES = 500
+_DEFAULT_KLINES = 500
+_DEFAULT_FUNDING = 100
 
 Parameters = dict[str, str]
+Answer = dict[str, Any] | list[dict[str, Any]]
 
 
 class PaperExchange:
@@ -39,21 +47,30 @@ class PaperExchange:
 
     Parameters
     ----------
-    market, terms
-        What is listed, and what a fill costs.
+    source
+        Where its market comes from.
+    terms
+        What a fill costs.
     store
         The record; everything else is made from it at start.
+    hub
+        Who listens to its streams.
     """
 
-    def __init__(self, market: Market, terms: FillTerms, store: Store) -> None:
-        self._market = market
+    def __init__(self, source: Source, terms: FillTerms, store: Store, hub: Hub) -> None:
+        self._source = source
+        self._market = source.market
         self._terms = terms
         self._store = store
-        store.enlist(market.listings.values())
+        self._hub = hub
+        self._broadcast = Broadcast(hub, source.market, terms.funding_ppm)
+        store.enlist(source.market.listings.values())
         state = store.state()
+        source.stand_at(state.market_at_ms)
         self._market_at_ms = state.market_at_ms
         self._reserved_ms = state.clock_ms
-        self._clock = VenueClock(state.clock_ms)
+        self._clock = VenueClock(state.clock_ms, min(1.0, source.speed or 1.0))
+        self._clock.reach(state.clock_ms, source.next_close(state.market_at_ms))
 
     async def committed(self) -> None:
         """Return when everything that calls have changed so far is on disk.
@@ -76,9 +93,31 @@ class PaperExchange:
         return now_ms
 
     def advance(self, closes_at_ms: int) -> dict[str, int]:
+        """Move the market to a close by hand.
+
+        Raises
+        ------
+        RefusalError
+            -5000 if it moves by itself.
+        """
+        if self._source.speed is not None:
+            raise RefusalError(
+                -5000,
+                f"the {self._source.name} market moves by itself; only recorded bars named by "
+                "MNT_REPLAY__BARS are moved by hand",
+                409,
+            )
+        return self.move(closes_at_ms)
+
+    def move(self, closes_at_ms: int) -> dict[str, int]:
         """Move the market to a close, trading every open order on the way.
 
         A close that is not after the present one changes nothing, so a repeat is harmless.
+
+        Raises
+        ------
+        sqlite3.Error
+            If it could not be recorded; nothing has moved then.
         """
         filled = 0
         if closes_at_ms > self._market_at_ms:
@@ -93,11 +132,19 @@ class PaperExchange:
             else:
                 self._store.move_market(closes_at_ms, clock_ms)
             self._market_at_ms, self._reserved_ms = closes_at_ms, clock_ms
-            self._clock.reach(closes_at_ms)
+            self._clock.reach(closes_at_ms, self._source.next_close(closes_at_ms))
+            self._tell_closes(closes)
             filled = len(matching.trades)
             for trade in matching.trades:
                 metrics.TRADES.labels(trade.side.value).inc()
         return {"closes_at_ms": self._market_at_ms, "filled": filled}
+
+    def _tell_closes(self, closes: Sequence[int]) -> None:
+        """Tell of closes that are on record."""
+        if self._hub.streams:
+            now_ms = self.now_ms()
+            for closes_at_ms in closes:
+                self._broadcast.tell_close(closes_at_ms, now_ms)
 
     # --- orders ---------------------------------------------------------------------------
 
@@ -163,14 +210,13 @@ class PaperExchange:
     def fetch_trades(self, parameters: Parameters) -> list[payloads.Payload]:
         """Return trades of a symbol, ascending by id."""
         listing = listing_of(parameters, self._market)
-        limit = integer(parameters, "limit")
         trades = self._store.trades(
             listing.venue_symbol,
             integer(parameters, "orderId"),
             integer(parameters, "fromId"),
             integer(parameters, "startTime"),
             integer(parameters, "endTime"),
-            min(_DEFAULT_TRADES if limit is None else limit, _MAX_TRADES),
+            _limit(parameters, _DEFAULT_TRADES, _MAX_TRADES),
         )
         return [payloads.trade(each, listing) for each in trades]
 
@@ -197,7 +243,11 @@ class PaperExchange:
 
     def exchange_info(self) -> payloads.Payload:
         """Return everything that is listed."""
-        return payloads.exchange_info(self._market, self.now_ms())
+        return payloads.exchange_info(self._market, self._source.name, self.now_ms())
+
+    def spot_exchange_info(self) -> payloads.Payload:
+        """Return everything that is listed, as spot."""
+        return spot_payloads.exchange_info(self._market, self._source.name, self.now_ms())
 
     def leverage_brackets(self, parameters: Parameters) -> list[payloads.Payload]:
         """Return the leverage allowed: none."""
@@ -205,19 +255,89 @@ class PaperExchange:
         brackets = payloads.leverage_brackets(self._market)
         return [each for each in brackets if symbol in (None, each["symbol"])]
 
+    def present(self, stream: str) -> list[Any]:
+        """Return what a public stream says to who joins it now."""
+        return self._broadcast.present(stream, self._market_at_ms, self.now_ms())
+
+    async def klines(self, parameters: Parameters, max_limit: int) -> list[charts.KlineRow]:
+        """Return bars of a symbol, ascending; the one that forms comes last."""
+        listing = listing_of(parameters, self._market)
+        interval = parameters.get("interval")
+        if not interval:
+            raise missing("interval")
+        return await self._source.klines(
+            listing,
+            interval,
+            integer(parameters, "startTime"),
+            integer(parameters, "endTime"),
+            _limit(parameters, _DEFAULT_KLINES, max_limit),
+            self._market_at_ms,
+        )
+
+    def prices(self, parameters: Parameters) -> Answer:
+        """Return last prices, of one symbol or of all."""
+        return self._of_each(parameters, lambda each: charts.price(each, self._market_at_ms))
+
+    def tickers(self, parameters: Parameters) -> Answer:
+        """Return the last day, of one symbol or of all."""
+        return self._of_each(parameters, lambda each: charts.ticker(each, self._market_at_ms))
+
+    def premium_index(self, parameters: Parameters) -> Answer:
+        """Return marks and funding, of one symbol or of all."""
+        now_ms, rate = self.now_ms(), self._terms.funding_ppm
+        return self._of_each(
+            parameters,
+            lambda each: charts.premium_index(each, self._market_at_ms, now_ms, rate),
+        )
+
+    def past_funding(self, parameters: Parameters) -> list[charts.Payload]:
+        """Return the funding instants of a symbol, or of all, ascending."""
+        symbol = self._optional_symbol(parameters)
+        limit = _limit(parameters, _DEFAULT_FUNDING, _MAX_TRADES)
+        start_ms, end_ms = integer(parameters, "startTime"), integer(parameters, "endTime")
+        end_ms = self._market_at_ms if end_ms is None else min(end_ms, self._market_at_ms)
+        found = [
+            each
+            for name, listing in self._market.listings.items()
+            if symbol in (None, name)
+            for each in charts.past_funding(
+                listing, start_ms, end_ms, limit, self._terms.funding_ppm
+            )
+        ]
+        found.sort(key=lambda each: (each["fundingTime"], each["symbol"]))
+        return found[-limit:] if start_ms is None else found[:limit]
+
+    def funding_info(self) -> list[charts.Payload]:
+        """Return the funding interval of every symbol."""
+        return charts.funding_info(self._market.listings)
+
+    def _of_each(self, parameters: Parameters, show: Callable[[Listing], charts.Payload]) -> Answer:
+        """Show one symbol, or a list of all that have traded."""
+        if parameters.get("symbol"):
+            return show(listing_of(parameters, self._market))
+        return [
+            show(listing)
+            for listing in self._market.listings.values()
+            if listing.last_price(self._market_at_ms) is not None
+        ]
+
     def status(self) -> dict[str, Any]:
         """Return where the venue is, for people."""
         counts = self._store.counts()
         n_open = len(self._store.open_orders())
         metrics.OPEN_ORDERS.set(n_open)
         metrics.MARKET_TIME.set(self._market_at_ms / 1000)
-        n_symbols = len(self._market.listings)
+        metrics.CONNECTIONS.set(self._hub.n_connections)
         return {
             "service": "paper_exchange",
-            "state": "running" if n_symbols else "no market: set MNT_REPLAY__BARS",
+            "state": self._source.state(),
+            "source": self._source.name,
+            "speed": self._source.speed,
             "market_at_ms": self._market_at_ms,
+            "market_at": instant_of_ms(self._market_at_ms).isoformat(),
             "venue_time_ms": self.now_ms(),
-            "symbols": n_symbols,
+            "symbols": len(self._market.listings),
+            "connections": self._hub.n_connections,
             "open_orders": n_open,
             **counts,
         }
@@ -237,6 +357,15 @@ class PaperExchange:
         if not parameters.get("symbol"):
             return None
         return listing_of(parameters, self._market).venue_symbol
+
+
+def _limit(parameters: Parameters, default: int, most: int) -> int:
+    limit = integer(parameters, "limit")
+    if limit is None:
+        return default
+    if limit == 0:
+        raise RefusalError(-1130, "Data sent for parameter 'limit' is not valid.")
+    return min(limit, most)
 
 
 def read_close(document: object) -> int:

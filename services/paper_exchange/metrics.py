@@ -18,3 +18,10 @@ ORDERS = Counter("mnt_paper_exchange_orders_total", "Orders accepted", ["side"])
 TRADES = Counter("mnt_paper_exchange_trades_total", "Fills", ["side"])
 OPEN_ORDERS = Gauge("mnt_paper_exchange_open_orders", "Orders that may still trade")
 MARKET_TIME = Gauge("mnt_paper_exchange_market_time_seconds", "Close at which the market stands")
+CONNECTIONS = Gauge("mnt_paper_exchange_connections", "Open websocket connections")
+STREAM_MESSAGES = Counter(
+    "mnt_paper_exchange_stream_messages_total", "Messages queued for websocket connections"
+)
+SLOW_READERS = Counter(
+    "mnt_paper_exchange_slow_readers_total", "Websocket connections cut off as too slow"
+)

@@ -18,21 +18,19 @@ from shared.book.sizing import SizingSettings
 from shared.clock import ms_of_instant
 from shared.errors import SettingsError
 from shared.quant.bar_checks import BarCheckSettings
-
-HOST = "127.0.0.1"
-"""The venue is for this machine alone."""
+from shared.venues.settings import MarketSettings
 
 _PREFIX = "MNT_"
 _DELIMITER = "__"
 
 
 class Recording(BaseModel, frozen=True, extra="ignore"):
-    """The recorded market.
+    """The market of a replay, which ingest moves.
 
     Attributes
     ----------
     bars
-        Parquet files; without any the venue lists no symbol.
+        Parquet files; without any the market is that of `Settings.market`.
     end
         Bars that close after it do not exist.
     """
@@ -53,8 +51,8 @@ class Settings(BaseSettings):
     ----------
     home
         Folder with all state of an embedded fleet; the venue's store lies in it.
-    port
-        REST port on loopback.
+    host, port
+        Address of the venue; anything but loopback is for containers.
     api_token_file
         File with the bearer token of control routes; without it they refuse.
     venue_api_key, venue_api_secret
@@ -68,7 +66,9 @@ class Settings(BaseSettings):
     execution
         What a fill costs.
     replay
-        The recorded market.
+        A recorded market in lockstep; while it names files nothing else counts.
+    market
+        The market that moves by itself.
     """
 
     model_config = SettingsConfigDict(
@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = Path(".mnt")
+    host: str = "127.0.0.1"
     port: int = Field(8080, gt=0, lt=65536)
     api_token_file: Path | None = None
     venue_api_key: Annotated[SecretStr, Field(min_length=1)]
@@ -85,6 +86,7 @@ class Settings(BaseSettings):
     portfolio: SizingSettings = SizingSettings()
     execution: FillTerms = FillTerms()
     replay: Recording = Recording()
+    market: MarketSettings = MarketSettings()
 
     @property
     def store_file(self) -> Path:

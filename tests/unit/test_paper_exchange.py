@@ -16,6 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from services.paper_exchange.authentication import Credentials, authenticate, parse_parameters
+from services.paper_exchange.candles import Candles
 from services.paper_exchange.clock import VenueClock
 from services.paper_exchange.handlers import PaperExchange
 from services.paper_exchange.market import Listing, Market, list_market
@@ -30,12 +31,14 @@ from services.paper_exchange.matching import (
 )
 from services.paper_exchange.refusals import RefusalError
 from services.paper_exchange.settings import Settings, load_settings, read_token
+from services.paper_exchange.sources import Lockstep
 from services.paper_exchange.store import (
     DuplicateOrderError,
     NewOrder,
     Store,
     VenueState,
 )
+from services.paper_exchange.streams import Hub
 from shared.book.execution import FillTerms
 from shared.book.instrument import Instrument, instruments_from_bars
 from shared.book.orders import Side
@@ -55,9 +58,9 @@ def close_ms(number: int) -> int:
 def listing(opens: Sequence[float], volume: float = 100.0) -> Listing:
     closes = np.array([close_ms(i) for i in range(len(opens))], dtype=np.int64)
     prices = np.array(opens, dtype=np.float64)
-    return Listing(
-        "AAAUSDT", COIN, BAR_MS, closes, prices, prices + 0.5, np.full(len(opens), volume)
-    )
+    volumes = np.full(len(opens), volume)
+    bars = Candles(closes, prices, prices + 0.5, prices, prices + 0.5, volumes)
+    return Listing("AAAUSDT", COIN, BAR_MS, bars)
 
 
 def order(
@@ -90,7 +93,7 @@ def walk(
     terms: FillTerms = NO_COSTS,
     position: NetPosition = FLAT,
 ) -> Matching:
-    closes = market.closes_at_ms.tolist()
+    closes = market.bars.closes_at_ms.tolist()
     return match_closes(orders, closes, {"AAAUSDT": position}, {"AAAUSDT": market}, terms)
 
 
@@ -210,7 +213,7 @@ def test_bars_are_found_by_symbol_and_close() -> None:
     market = market_of([("B/USDT", 0, 5.0), ("A/USDT", 0, 1.0), ("A/USDT", 2, 3.0)])
     first, second = market.listings["AUSDT"], market.listings["BUSDT"]
     assert first.bar_at(close_ms(1)) is None
-    assert first.bar_at(close_ms(2)) == (close_ms(1), 3.0, 10.0)
+    assert first.bar_at(close_ms(2)) == (close_ms(1), 3.0, 3.5, 3.0, 10.0)
     assert second.bar_at(close_ms(2)) is None
     assert market.closes_between(T0, close_ms(2)) == [close_ms(0), close_ms(2)]
     assert market.closes_between(close_ms(0), close_ms(1)) == []
@@ -331,13 +334,14 @@ def test_after_a_kill_the_clock_is_not_behind_what_it_showed(
     fresh = VenueState(T0, T0, 0)
     for wait_seconds in (0.0, 0.004, 4.9, 5.1, 60.0):
         store = Store(tmp_path / "venue.sqlite3", fresh)
-        exchange = PaperExchange(market, NO_COSTS, store)
+        exchange = PaperExchange(Lockstep(market), NO_COSTS, store, Hub())
         now[0] += wait_seconds
         shown_ms = exchange.now_ms()
         store.commit()
         store.close()
         store = Store(tmp_path / "venue.sqlite3", fresh)
-        assert PaperExchange(market, NO_COSTS, store).now_ms() >= shown_ms
+        again = PaperExchange(Lockstep(market), NO_COSTS, store, Hub())
+        assert again.now_ms() >= shown_ms
         store.close()
 
 

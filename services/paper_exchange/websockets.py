@@ -1,0 +1,93 @@
+"""Routes of the websockets, and what a client may say on them.
+
+Binance has them on hosts of their own; here they share one, and paths tell them apart. Spot
+is at `/ws` and `/stream`, USD-M below `/market`, `/public` and `/private`, which is where
+clients that know the split look for it. `/stream/ws` stands for the host `stream.binance.com`:
+ccxt takes a stream for a spot one only where it finds `/stream` in its address.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from services.paper_exchange.handlers import PaperExchange
+from services.paper_exchange.streams import MAX_STREAMS, Connection, Envelope, Hub
+
+_RAW = ("/ws", "/stream/ws", "/market/ws", "/public/ws", "/private/ws")
+_COMBINED = ("/stream", "/market/stream", "/public/stream", "/private/stream")
+
+
+def build_websockets(exchange: PaperExchange, hub: Hub) -> list[web.RouteDef]:
+    """Return the websocket routes of the venue."""
+
+    async def raw(request: web.Request) -> web.StreamResponse:
+        named = [name for name in request.match_info.get("streams", "").split("/") if name]
+        named += [request.query[name] for name in ("listenKey",) if name in request.query]
+        return await hub.serve(request, Envelope.RAW, named, _Control(exchange, hub))
+
+    async def combined(request: web.Request) -> web.StreamResponse:
+        named = [name for name in request.query.get("streams", "").split("/") if name]
+        named += [request.query[name] for name in ("listenKey",) if name in request.query]
+        return await hub.serve(request, Envelope.COMBINED, named, _Control(exchange, hub))
+
+    return [
+        *(web.get(path, raw) for path in _RAW),
+        *(web.get(f"{path}/{{streams:.*}}", raw) for path in _RAW),
+        *(web.get(path, combined) for path in _COMBINED),
+    ]
+
+
+class _Control:
+    """Answers SUBSCRIBE, UNSUBSCRIBE and LIST_SUBSCRIPTIONS."""
+
+    def __init__(self, exchange: PaperExchange, hub: Hub) -> None:
+        self._exchange = exchange
+        self._hub = hub
+
+    def __call__(self, connection: Connection, text: str) -> None:
+        try:
+            request = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            connection.answer(_fault(None, 3, f"Invalid JSON: {error}"))
+            return
+        if not isinstance(request, dict) or not isinstance(request.get("id"), int | str | None):
+            connection.answer(_fault(None, 2, "Invalid request: send an object with an id"))
+            return
+        connection.answer(self._answer(connection, request))
+        if request.get("method") == "SUBSCRIBE":
+            self._tell_present(connection, request.get("params"))
+
+    def _answer(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
+        number, method, named = request.get("id"), request.get("method"), request.get("params")
+        if method == "LIST_SUBSCRIPTIONS":
+            return {"result": list(connection.streams), "id": number}
+        if method not in ("SUBSCRIBE", "UNSUBSCRIBE"):
+            return _fault(
+                number,
+                2,
+                f"Invalid request: unknown method {str(method)[:60]!r}, expected SUBSCRIBE, "
+                "UNSUBSCRIBE or LIST_SUBSCRIPTIONS",
+            )
+        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+            return _fault(number, 2, "Invalid request: params must be a list of stream names")
+        if method == "UNSUBSCRIBE":
+            self._hub.unsubscribe(connection, named)
+        elif len(connection.streams) + len(named) > MAX_STREAMS:
+            return _fault(number, 2, f"Invalid request: at most {MAX_STREAMS} streams")
+        else:
+            self._hub.subscribe(connection, named)
+        return {"result": None, "id": number}
+
+    def _tell_present(self, connection: Connection, named: Any) -> None:
+        """Say what is, so that nobody waits a bar for a first word."""
+        for name in named if isinstance(named, list) else ():
+            if name in connection.streams:
+                for event in self._exchange.present(name):
+                    self._hub.send_to(connection, name, event)
+
+
+def _fault(number: object, code: int, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "msg": message}, "id": number}
