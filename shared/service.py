@@ -30,8 +30,11 @@ from shared.database.tables import service_control
 from shared.errors import FatalError, SettingsError, StoreError
 from shared.settings import Settings, load_settings
 
-STALLED_AFTER_SECONDS = 60.0
-"""Without progress for so long although events wait, a consumer counts as dead."""
+STALLED_AFTER_SECONDS = 180.0
+"""Without progress for so long although events wait, a consumer counts as dead.
+
+Longer than a training or the first compilation of a kernel takes on a busy machine.
+"""
 
 logger = structlog.get_logger()
 
