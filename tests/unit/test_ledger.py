@@ -94,7 +94,8 @@ def test_fills_of_both_legs_open_the_position() -> None:
     # At marks of 10 and 100 the legs are worth 10 and -100.
     assert settled.equity_e8 == settled.ledger.cash_e8 - 90 * UNIT
     assert settled.gross_e8 == 110 * UNIT
-    assert settled.ledger.orders == settled.ledger.fill_counts == {}
+    assert not settled.ledger.orders
+    assert not settled.ledger.fill_counts
 
 
 def test_fills_come_in_parts_over_several_closes() -> None:
@@ -210,8 +211,7 @@ def test_a_pair_left_on_one_leg_is_unwound_once_both_orders_have_ended() -> None
     done = settle(answer(unwinding, S.ACCEPTED), at(4), reports=[sold])
     assert states(done) == [PairState.CLOSED]
     assert (done.positions[0].closed_at_ms, done.positions[0].is_flat) == (at(4), True)
-    assert done.ledger.positions == done.ledger.marks_ticks == {}
-    assert done.ledger.cash_e8 == done.equity_e8 == CAPITAL - UNIT // 10
+    assert done.ledger == Ledger(CAPITAL - UNIT // 10, at(4))
 
 
 def test_a_pair_of_which_nothing_filled_is_closed_without_an_order() -> None:
