@@ -143,8 +143,8 @@ class History:
     def __init__(self, random: Random) -> None:
         self.random = random
         self.venue = HostileVenue(random)
-        self.ledger = Ledger(CAPITAL)
         self.closes_at_ms = MIDNIGHT_MS + random.randint(0, 200) * BAR_MS
+        self.ledger = Ledger(CAPITAL, self.closes_at_ms)
         self.states: dict[str, OrderState] = {}
         self.positions: dict[str, PairPosition] = {}
         self.n_intents = 0
