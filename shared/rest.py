@@ -49,27 +49,32 @@ class Refusal(BaseModel):
     detail: str
 
 
+def _words(most: int) -> StringConstraints:
+    return StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=most, pattern=_PRINTABLE
+    )
+
+
+Reason = Annotated[
+    str,
+    _words(500),
+    Field(description="Why; it is recorded", examples=["the venue announced maintenance"]),
+]
+
+
 class Reasoned(BaseModel, extra="forbid"):
-    """A change by a person.
+    """A decision of a person.
 
     Attributes
     ----------
-    reason
-        Why; it is recorded.
     operator
-        Who, in their own words: the token proves only that they may.
+        Who decides, in their own words: the token proves only that they may.
     """
 
-    reason: Annotated[
-        str,
-        StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=_PRINTABLE),
-        Field(description="Why; it is recorded", examples=["the venue announced maintenance"]),
-    ]
-    operator: Annotated[
-        str,
-        StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=_PRINTABLE),
-        Field(description="Who decides; it is recorded"),
-    ] = "operator"
+    reason: Reason
+    operator: Annotated[str, _words(100), Field(description="Who decides; it is recorded")] = (
+        "operator"
+    )
 
 
 _REFUSALS = {

@@ -221,8 +221,8 @@ def settle_close(
     for intent in requested.intents:
         if intent.action == "open":
             _open(draft, intent, identity, control)
-        elif (position := draft.positions.get(intent.position_id)) is not None:
-            _close(draft, position, intent.intent_id, identity)
+        elif intent.position_id in draft.positions:
+            _close(draft, draft.positions[intent.position_id], intent.intent_id, identity)
     _enforce(draft, control, identity)
     return _conclude(draft)
 
