@@ -18,7 +18,7 @@ from shared.book.orders import OrderState
 from shared.book.positions import PairPosition, value_e8
 from shared.clock import instant_of_ms
 from shared.database.book import last_account
-from shared.database.engine import transaction
+from shared.database.engine import snapshot
 from shared.database.instruments import load_instruments
 from shared.rest import Limit, PairName, Reason, Reasoned, Since, Until, refusals, usdt
 from shared.service import PauseState, ServedBy, Status, TokenGuard
@@ -171,7 +171,7 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
     @router.get("/status", summary="Lag, last close, state, and what may be traded")
     async def status(runtime: ServedBy) -> ExecutorStatus:
         """Tell how far the executor is; `trading` is what a person last decided."""
-        async with transaction(runtime.engine) as connection:
+        async with snapshot(runtime.engine) as connection:
             recorded = await store.load_control(connection)
         common = await runtime.status()
         return ExecutorStatus(**common.model_dump(), trading=_trading(recorded))
@@ -244,7 +244,7 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
         limit: Limit = 100,
     ) -> list[RecordedOrder]:
         """Return orders by the close on which they were decided."""
-        async with transaction(runtime.engine) as connection:
+        async with snapshot(runtime.engine) as connection:
             rows = await store.find_orders(
                 connection, pair=pair, state=state, since=since, until=until, limit=limit
             )
@@ -270,7 +270,7 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
         limit: Limit = 100,
     ) -> list[RecordedFill]:
         """Return what the venue filled, by its own instants."""
-        async with transaction(runtime.engine) as connection:
+        async with snapshot(runtime.engine) as connection:
             rows = await store.find_fills(
                 connection,
                 pair=pair,
@@ -305,7 +305,7 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
         limit: Limit = 100,
     ) -> Positions:
         """Return positions by the close on which they were opened."""
-        async with transaction(runtime.engine) as connection:
+        async with snapshot(runtime.engine) as connection:
             found = await store.find_positions(
                 connection, pair=pair, state=state, since=since, until=until, limit=limit
             )

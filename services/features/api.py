@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException, Path
 from pydantic import BaseModel
 
 from services.features import store
-from shared.database.engine import transaction
+from shared.database.engine import snapshot
 from shared.rest import Limit, Since, Until, path_safe, refusals
 from shared.service import ServedBy
 from shared.sleeves.pairs.following import Pair
@@ -68,7 +68,7 @@ def features_routes() -> APIRouter:
         limit: Limit = 100,
     ) -> PairFeatures:
         """Return feature rows by their close; 404 names the pairs that have any."""
-        async with transaction(runtime.engine) as connection:
+        async with snapshot(runtime.engine) as connection:
             known = await store.known_pairs(connection)
             y, x = _named(pair, known)
             rows = await store.find_features(

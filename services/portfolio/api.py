@@ -16,7 +16,7 @@ from services.portfolio.profit import Profit, profit_and_loss
 from shared.book.positions import value_e8
 from shared.book.sizing import SizingSettings
 from shared.database.book import last_account, live_positions
-from shared.database.engine import transaction
+from shared.database.engine import snapshot
 from shared.database.instruments import load_instruments
 from shared.rest import MOST_ROWS, Limit, PairName, Reasoned, Since, Until, refusals, usdt
 from shared.service import ServedBy, TokenGuard
@@ -223,7 +223,7 @@ def portfolio_routes(settings: Settings, portfolio: Portfolio) -> APIRouter:
         limit: Limit = 100,
     ) -> list[Target]:
         """Return the decision on every signal: the intent it became, or why it became none."""
-        async with transaction(runtime.engine) as connection:
+        async with snapshot(runtime.engine) as connection:
             rows = await store.find_targets(
                 connection,
                 pair=pair,
@@ -237,7 +237,7 @@ def portfolio_routes(settings: Settings, portfolio: Portfolio) -> APIRouter:
     @router.get("/positions", summary="Pairs that hold a slot")
     async def positions(runtime: ServedBy, limit: Limit = 100) -> list[SlotTaken]:
         """Return the slots by pair, each with the state and value of its position."""
-        async with transaction(runtime.engine) as connection:
+        async with snapshot(runtime.engine) as connection:
             slots = await store.load_live(connection)
             live = await live_positions(connection)
             account = await last_account(connection)
@@ -268,37 +268,24 @@ def portfolio_routes(settings: Settings, portfolio: Portfolio) -> APIRouter:
     @router.get("/pnl", summary="Profit and loss: in total, by pair and by day")
     async def pnl(
         runtime: ServedBy,
-        days: Annotated[int, Query(ge=1, le=366, description="Most days, newest first")] = 30,
+        days: Annotated[int, Query(ge=1, le=366, description="Days up to the last close")] = 30,
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS, description="Most pairs")] = 100,
     ) -> Earnings:
         """Return what the book earned; totals cover everything, whatever is shown of it."""
-        async with transaction(runtime.engine) as connection:
+        async with snapshot(runtime.engine) as connection:
             account = await last_account(connection)
+            if account is None:
+                return _nothing_earned(settings.portfolio)
             closed = await store.closed_profits(connection)
             live = await live_positions(connection)
             instruments = await load_instruments(connection, settings.venue_name)
-            daily: Sequence[Any] = ()
-            if account is not None:
-                # One day more than asked for, to know the equity at its end.
-                since = account.closes_at - timedelta(milliseconds=1)
-                since = since.replace(hour=0, minute=0, second=0, microsecond=0)
-                since -= timedelta(days=days)
-                daily = await store.daily_account(connection, since, days + 1)
-        if account is None:
-            capital = usdt(settings.portfolio.capital_e8)
-            nothing = _earned(Profit())
-            return Earnings(
-                closes_at=None,
-                capital_usdt=capital,
-                cash_usdt=capital,
-                equity_usdt=capital,
-                gross_usdt=usdt(0),
-                total=Earned(**nothing),
-                pairs=[],
-                days=[],
-            )
+            since = _first_midnight(account.closes_at, days)
+            daily = await store.daily_account(connection, since)
+            equity_before_e8 = await store.equity_at(connection, since)
         profits = profit_and_loss(closed, live.values(), account.marks_ticks, instruments)
         capital_e8 = int(account.equity_e8) - profits.total.total_e8
+        if equity_before_e8 is None:
+            equity_before_e8 = capital_e8
         largest = sorted(
             profits.by_pair.items(), key=lambda item: (-abs(item[1].total_e8), item[0])
         )
@@ -310,7 +297,7 @@ def portfolio_routes(settings: Settings, portfolio: Portfolio) -> APIRouter:
             gross_usdt=usdt(account.gross_e8),
             total=Earned(**_earned(profits.total)),
             pairs=[PairEarned(pair=pair, **_earned(found)) for pair, found in largest[:limit]],
-            days=_days(daily, capital_e8)[:days],
+            days=_days(daily, equity_before_e8),
         )
 
     @router.get("/limits", summary="The limits in force, and how much of them is used")
@@ -350,9 +337,31 @@ def _earned(profit: Profit) -> dict[str, Any]:
     }
 
 
-def _days(daily: Sequence[Any], capital_e8: int) -> list[DayEarned]:
-    """Return days with what each changed, newest first; the first ever began with the capital."""
-    before_e8 = [*(int(row.equity_e8) for row in daily[1:]), capital_e8]
+def _nothing_earned(limits: SizingSettings) -> Earnings:
+    """Return the account before the first settled close."""
+    capital = usdt(limits.capital_e8)
+    return Earnings(
+        closes_at=None,
+        capital_usdt=capital,
+        cash_usdt=capital,
+        equity_usdt=capital,
+        gross_usdt=usdt(0),
+        total=Earned(**_earned(Profit())),
+        pairs=[],
+        days=[],
+    )
+
+
+def _first_midnight(closes_at: datetime, days: int) -> datetime:
+    """Return the midnight before the first of the last `days` days up to a close."""
+    day = closes_at - timedelta(milliseconds=1)  # a close at midnight ends the day before it
+    midnight = day.replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight - timedelta(days=days - 1)
+
+
+def _days(daily: Sequence[Any], equity_before_e8: int) -> list[DayEarned]:
+    """Return days, newest first, with what each changed."""
+    before_e8 = [*(int(row.equity_e8) for row in daily[1:]), equity_before_e8]
     return [
         DayEarned(
             day=row.day,
@@ -363,12 +372,12 @@ def _days(daily: Sequence[Any], capital_e8: int) -> list[DayEarned]:
             realised_usdt=usdt(row.realised_e8),
             fees_usdt=usdt(row.fees_e8),
         )
-        for row, earlier_e8 in zip(daily, before_e8, strict=False)
+        for row, earlier_e8 in zip(daily, before_e8[: len(daily)], strict=True)
     ]
 
 
 async def _limits(runtime: ServedBy, settings: Settings, portfolio: Portfolio) -> Limits:
-    async with transaction(runtime.engine) as connection:
+    async with snapshot(runtime.engine) as connection:
         changes = await store.find_limit_changes(connection, _CHANGES_SHOWN)
         slots = await store.load_live(connection)
     gross_e8 = sum(slot.notional_y_e8 + slot.notional_x_e8 for slot in slots.values())

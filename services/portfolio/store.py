@@ -18,7 +18,14 @@ from shared.book.targets import IntentPlan, LiveTarget
 from shared.clock import ms_of_instant
 from shared.database.engine import insert_rows
 from shared.database.filters import of_pair, within
-from shared.database.tables import intents, limit_changes, live_targets, pair_positions, targets
+from shared.database.tables import (
+    account,
+    intents,
+    limit_changes,
+    live_targets,
+    pair_positions,
+    targets,
+)
 from shared.events.portfolio import OrdersRequested
 
 Live = Mapping[tuple[str, str], LiveTarget]
@@ -164,8 +171,20 @@ async def closed_profits(connection: AsyncConnection) -> dict[str, Profit]:
     }
 
 
-async def daily_account(connection: AsyncConnection, since: datetime, most: int) -> Sequence[Any]:
-    """Return the last account of every UTC day from an instant on, newest day first.
+async def equity_at(connection: AsyncConnection, instant: datetime) -> int | None:
+    """Return the equity of the last close up to an instant, if there was one."""
+    found = await connection.execute(
+        select(account.c.equity_e8)
+        .where(account.c.closes_at <= instant)
+        .order_by(account.c.closes_at.desc())
+        .limit(1)
+    )
+    equity_e8 = found.scalar_one_or_none()
+    return None if equity_e8 is None else int(equity_e8)
+
+
+async def daily_account(connection: AsyncConnection, since: datetime) -> Sequence[Any]:
+    """Return the last account of every UTC day from a midnight on, newest day first.
 
     The close at midnight ends the day before it; a fill at midnight begins the day.
     """
@@ -190,9 +209,9 @@ async def daily_account(connection: AsyncConnection, since: datetime, most: int)
             SELECT day, equity_e8, gross_e8, coalesce(realised_e8, 0) AS realised_e8,
                    coalesce(n_closed, 0) AS n_closed, coalesce(fees_e8, 0) AS fees_e8
             FROM ends LEFT JOIN closed USING (day) LEFT JOIN paid USING (day)
-            ORDER BY day DESC LIMIT :most
+            ORDER BY day DESC
             """
         ),
-        {"since": since, "most": most},
+        {"since": since},
     )
     return rows.all()

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel
 
 from services.screener import store
 from services.screener.handlers import Screening
-from shared.database.engine import transaction
+from shared.database.engine import snapshot
 from shared.events.screener import RosterPair
 from shared.rest import Limit, refusals
 from shared.service import ServedBy, TokenGuard
@@ -102,7 +102,7 @@ def screener_routes(settings: Settings, screening: Screening) -> APIRouter:
         limit: Limit = 100,
     ) -> Roster:
         """Return the last screen and its roster: active pairs first, then by p-value."""
-        async with transaction(runtime.engine) as connection:
+        async with snapshot(runtime.engine) as connection:
             screen = await store.find_screen(connection, SCREEN_TIMEFRAME, closes_at)
             if screen is None:
                 raise HTTPException(

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from services.signals import store
 from services.signals.handlers import Prediction, Promotion, Signals
 from shared.clock import instant_of_ms
-from shared.database.engine import transaction
+from shared.database.engine import snapshot
 from shared.errors import ContractError
 from shared.events.base import Finite
 from shared.events.signals import Signal
@@ -96,7 +96,7 @@ def signals_routes(settings: Settings, signals: Signals) -> APIRouter:
         limit: Limit = 100,
     ) -> list[RecordedSignal]:
         """Return signals by their close, also those that the portfolio refused."""
-        async with transaction(runtime.engine) as connection:
+        async with snapshot(runtime.engine) as connection:
             rows = await store.find_signals(
                 connection, pair=pair, action=action, since=since, until=until, limit=limit
             )

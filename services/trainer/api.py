@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from services.trainer import store
 from services.trainer.handlers import Promoted, Trained, Trainer
-from shared.database.engine import transaction
+from shared.database.engine import snapshot
 from shared.rest import Limit, Reasoned, Since, Until, refusals
 from shared.service import ServedBy, TokenGuard
 from shared.settings import Settings
@@ -131,7 +131,7 @@ def trainer_routes(settings: Settings, trainer: Trainer) -> APIRouter:
     @router.get("/models", summary="Models and their aliases, newest first")
     async def models(runtime: ServedBy, limit: Limit = 100) -> list[RecordedModel]:
         """Return models with every alias they were given."""
-        async with transaction(runtime.engine) as connection:
+        async with snapshot(runtime.engine) as connection:
             rows = await store.list_models(connection, limit)
         return [RecordedModel.model_validate(dict(row._mapping)) for row in rows]
 
@@ -140,7 +140,7 @@ def trainer_routes(settings: Settings, trainer: Trainer) -> APIRouter:
         runtime: ServedBy, since: Since = None, until: Until = None, limit: Limit = 100
     ) -> list[TrainingRun]:
         """Return trainings by the last close they were trained on."""
-        async with transaction(runtime.engine) as connection:
+        async with snapshot(runtime.engine) as connection:
             rows = await store.list_runs(connection, since=since, until=until, limit=limit)
         return [TrainingRun(**row._mapping, dataset=TrainingSet(**row._mapping)) for row in rows]
 
