@@ -141,4 +141,5 @@ def usdt(amount_e8: int | Decimal) -> Decimal:
     >>> usdt(150_000_000)
     Decimal('1.50000000')
     """
-    return Decimal(amount_e8).scaleb(-8, _EXACT)
+    # Through an integer: the database's decimals come without their zeros.
+    return Decimal(int(amount_e8)).scaleb(-8, _EXACT)

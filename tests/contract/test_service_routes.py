@@ -66,6 +66,7 @@ def operations(tmp_path_factory: pytest.TempPathFactory) -> list[Operation]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MNT_API_TOKEN_FILE", str(token_file))
         environment.setenv("MNT_HOME", str(home))
+        environment.setenv("MNT_DATABASE_URL", "postgresql+asyncpg://mnt@127.0.0.1:1/mnt")
         apps = [(service, application(service)) for service in SERVICES]
     return [
         Operation(service, app, method.upper(), path, facts)
@@ -73,6 +74,10 @@ def operations(tmp_path_factory: pytest.TempPathFactory) -> list[Operation]:
         for path, methods in app.openapi()["paths"].items()
         for method, facts in methods.items()
     ]
+
+
+def executor(operations: list[Operation]) -> FastAPI:
+    return next(operation.app for operation in operations if operation.service == "executor")
 
 
 def test_every_service_has_its_routes(operations: list[Operation]) -> None:
@@ -143,8 +148,7 @@ def test_no_operation_is_documented_twice(operations: list[Operation]) -> None:
 async def test_a_faulty_request_is_refused_in_one_line(
     operations: list[Operation], path: str, fault: str
 ) -> None:
-    [app] = {id(o.app): o.app for o in operations if o.service == "executor"}.values()
-    transport = httpx.ASGITransport(app=app)
+    transport = httpx.ASGITransport(app=executor(operations))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.get(path)
     assert answer.status_code == 422
@@ -164,10 +168,17 @@ async def test_a_faulty_request_is_refused_in_one_line(
 async def test_a_decision_needs_a_reason(
     operations: list[Operation], body: dict[str, str], fault: str
 ) -> None:
-    [app] = {id(o.app): o.app for o in operations if o.service == "executor"}.values()
-    transport = httpx.ASGITransport(app=app)
+    transport = httpx.ASGITransport(app=executor(operations))
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.post("/halt", json=body, headers=headers)
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(fault)
+
+
+async def test_without_its_database_a_route_says_so(operations: list[Operation]) -> None:
+    transport = httpx.ASGITransport(app=executor(operations))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get("/orders")
+    assert answer.status_code == 503
+    assert "the database did not answer" in answer.json()["detail"]
