@@ -737,11 +737,11 @@ async def test_profit_adds_up_in_total_by_pair_and_by_day(record: Record) -> Non
     assert Decimal(total["realised_usdt"]) == 300 - 500 + 40
     assert Decimal(total["open_usdt"]) == -1_010 + 10 * 110 - 10 * 100
     assert Decimal(total["profit_usdt"]) == 98_930 - 100_000
-    assert (Decimal(total["fees_usdt"]), Decimal(total["funding_usdt"])) == (8, 4)
+    assert (total["fees_usdt"], total["funding_usdt"]) == ("8.00000000", "4.00000000")
     assert total["n_closed"] == 3
-    assert [(p["pair"], p["n_closed"], Decimal(p["profit_usdt"])) for p in found["pairs"]] == [
-        (PAIR, 1, -610),
-        (other, 2, -460),
+    assert [(p["pair"], p["n_closed"], p["profit_usdt"]) for p in found["pairs"]] == [
+        (PAIR, 1, "-610.00000000"),
+        (other, 2, "-460.00000000"),
     ]
     assert last_day["pairs"] == found["pairs"][:1]
     days = [
