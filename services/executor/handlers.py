@@ -38,6 +38,7 @@ from shared.errors import (
     ContractError,
     FatalError,
     RetryableError,
+    VenueError,
     VenueNotFoundError,
     VenueRejectedError,
     VenueUnknownError,
@@ -97,7 +98,7 @@ class Executor:
         )
         self._instruments = await load_instruments(connection, self._settings.venue_name)
         self._control = (await store.load_control(connection)).control
-        self._last_closes_at = await log.last_handled_close(
+        self._last_closes_at = await log.newest_consumed_close(
             connection, "executor", "orders.requested"
         )
 
@@ -222,7 +223,7 @@ class Executor:
         async def withdraw() -> None:
             try:
                 await self._withdraw_opening_orders()
-            except RetryableError as error:
+            except VenueError as error:
                 logger.warning("opening orders not withdrawn yet", error=str(error))
 
         unit.after_commit(keep)
@@ -387,7 +388,8 @@ class Executor:
         reports += [
             OrderReport(
                 order.client_order_id,
-                OrderState.CANCELLED,
+                # Not cancelled: nothing was placed, so there is nothing more to ask for.
+                OrderState.REJECTED,
                 reason=f"the venue never had it, and it is not sent again: {denial}",
             )
             for order in given_up

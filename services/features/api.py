@@ -13,7 +13,7 @@ from services.features import store
 from shared.database.engine import snapshot
 from shared.rest import Limit, Since, Until, path_safe, refusals
 from shared.service import ServedBy
-from shared.sleeves.pairs.following import Pair
+from shared.sleeves.pairs.features import Pair
 
 _NAMED_IN_REFUSAL = 50
 

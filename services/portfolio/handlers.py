@@ -49,7 +49,7 @@ class Portfolio:
         self._live = await store.load_live(connection)
         self._instruments = await load_instruments(connection, self._settings.venue_name)
         self._limit_changes = await store.load_limit_changes(connection)
-        self._last_closes_at = await log.last_handled_close(
+        self._last_closes_at = await log.newest_consumed_close(
             connection, "portfolio", "signals.raised"
         )
 

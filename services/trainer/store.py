@@ -24,7 +24,7 @@ from shared.sleeves.pairs.model import LogisticModel
 
 async def load_progress(connection: AsyncConnection) -> tuple[int | None, int, bool]:
     """Return the last close consumed, the closes since the last training, if there was one."""
-    last = await log.last_handled_close(connection, "trainer", "features.computed")
+    last = await log.newest_consumed_close(connection, "trainer", "features.computed")
     if last is None:
         return None, 0, False
     trained_at = (await connection.execute(select(func.max(models.c.trained_at_close)))).scalar()

@@ -154,24 +154,6 @@ async def heads(connection: AsyncConnection, topics: Iterable[str]) -> dict[str,
     return {row.topic: row.seq for row in rows}
 
 
-async def last_handled_close(
-    connection: AsyncConnection, consumer: str, topic: str
-) -> datetime | None:
-    """Return the latest close of which a consumer has handled the event of a stream."""
-    found = await connection.execute(
-        text(
-            """
-            SELECT max(closes_at) FROM event_log JOIN consumer_offset USING (topic)
-            WHERE topic = :topic AND consumer = :consumer
-              AND event_log.seq <= consumer_offset.seq
-            """
-        ),
-        {"consumer": consumer, "topic": topic},
-    )
-    last: datetime | None = found.scalar_one()
-    return last
-
-
 _IS_DRAINED = text(
     """
     SELECT NOT EXISTS (

@@ -342,7 +342,7 @@ async def test_an_opening_order_that_never_arrived_is_not_sent_again_by_a_halted
 
         async def order() -> Any:
             [found] = await executor.get("/orders")
-            assert found["state"] == "cancelled"
+            assert found["state"] == "rejected"
             return found
 
         found = await eventually_async(order)
