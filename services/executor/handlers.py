@@ -145,6 +145,8 @@ class Executor:
         if not symbols <= self._instruments.keys():
             venue = self._settings.venue_name
             self._instruments = await load_instruments(unit.connection, venue)
+        # Asked of the record, not of memory: a halt holds whoever has written it there.
+        control = (await store.load_control(unit.connection)).control
         settlement = settle_close(
             self._ledger,
             requested,
@@ -152,7 +154,7 @@ class Executor:
             self._instruments,
             self._settings.execution,
             self._identity,
-            self._control,
+            control,
         )
         submitted_at_ms = None
         if settlement.submit or settlement.cancel:
@@ -167,7 +169,7 @@ class Executor:
         unit.publish("positions.changed", positions_changed(requested.closes_at, settlement))
 
         def keep() -> None:
-            self._ledger = settlement.ledger
+            self._ledger, self._control = settlement.ledger, control
             self._last_closes_at = max(requested.closes_at, self._last_closes_at or _EARLIEST)
             for order in settlement.submit:
                 if submitted_at_ms is not None:

@@ -453,7 +453,7 @@ class Consumer:
             If the service has not started, its turn does not come in time or the database is
             unavailable.
         MntError
-            Whatever the job raised; nothing of it was recorded.
+            Whatever the job raised; nothing of it was recorded, unless an errand raised it.
         """
         if not self.is_started.is_set():
             raise StoreError(f"{self.name} is starting ({self.last_error}): ask again")
