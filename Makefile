@@ -14,6 +14,8 @@ uv:
 
 $(BIN)/mnt: pyproject.toml uv.lock | uv
 	$(UV) sync --frozen --quiet --compile-bytecode
+	@echo "compiling the numeric kernels, once"
+	@$(BIN)/mnt compile
 	@touch $(BIN)/mnt
 
 .PHONY: install

@@ -385,6 +385,14 @@ def screen(
     _emit(screening.summary(screened), as_json, show)
 
 
+@app.command("compile")
+def compile_() -> None:
+    """Compile the numeric kernels, so that nothing waits for them later."""
+    from cli.kernels import compile_kernels
+
+    compile_kernels()
+
+
 @app.command()
 def bench(
     names: Annotated[

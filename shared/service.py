@@ -36,8 +36,11 @@ from shared.errors import FatalError, SettingsError, StoreError
 from shared.rest import answer_errors, refusals
 from shared.settings import Settings, load_settings
 
-STALLED_AFTER_SECONDS = 60.0
-"""Without progress for so long although events wait, a consumer counts as dead."""
+STALLED_AFTER_SECONDS = 180.0
+"""Without progress for so long although events wait, a consumer counts as dead.
+
+Longer than a training or the first compilation of a kernel takes on a busy machine.
+"""
 
 _METRICS_EXAMPLE = """# TYPE mnt_bus_lag_events gauge
 mnt_bus_lag_events{consumer="signals",topic="features.computed"} 0.0

@@ -1,15 +1,19 @@
-"""Paper exchange: a simulated Binance USD-M futures venue.
+"""Paper exchange: a simulated Binance, spot and USD-M futures.
 
 Consumes
-    Nothing; its market is the recorded bars the fleet sees, and ingest moves it from close
-    to close by `POST /paper/advance`.
+    Nothing of the fleet. Its market is made from a seed, read from recorded bars, or followed
+    at a real exchange, and moves by itself; in a replay ingest moves it from close to close by
+    `POST /paper/advance`.
 Publishes
-    Nothing; it is outside the fleet, as any venue is.
+    Nothing on the bus; it is outside the fleet, as any venue is. Websocket streams of bars,
+    tickers and marks, and of the account to who has its listen key.
 Owns
     Its own store under the home, never the fleet's database.
 Serves
-    The REST of Binance USD-M as far as market orders need it, `POST /paper/advance`
-    (bearer token), `/health`, `/ready`, `/status`, `/metrics`.
+    The REST and websockets of Binance spot (`/api`, `/ws`, `/stream`, `/ws-api`) and USD-M
+    (`/fapi`, `/market`, `/public`, `/private`) as far as ccxt and ccxt.pro need them for bars,
+    orders, balances and positions; `POST /paper/advance` (bearer token), `/health`, `/ready`,
+    `/status`, `/metrics`.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ from aiohttp import web
 
 from services.paper_exchange.api import answer_in_json, build_routes
 from services.paper_exchange.authentication import Credentials
-from services.paper_exchange.handlers import PaperExchange
+from services.paper_exchange.exchange import PaperExchange
+from services.paper_exchange.matching import Product
 from services.paper_exchange.settings import Settings, load_settings, read_token
 from services.paper_exchange.sources import make_source
 from services.paper_exchange.store import Store, VenueState
@@ -50,15 +55,17 @@ def create_app(settings: Settings) -> web.Application:
     """
     token = read_token(settings.api_token_file)
     source = make_source(settings)
-    fresh = VenueState(source.starts_at_ms, source.starts_at_ms, settings.portfolio.capital_e8)
-    store = Store(settings.store_file, fresh)
+    capital_e8 = settings.portfolio.capital_e8
+    fresh = VenueState(source.starts_at_ms, source.starts_at_ms, capital_e8, capital_e8)
+    store = Store(settings.store_file, fresh, source.identity)
+    credentials = Credentials(settings.venue_api_key, settings.venue_api_secret)
+    listen_keys = {product: credentials.listen_key(product) for product in Product}
     hub = Hub()
     try:
-        exchange = PaperExchange(source, settings.execution, store, hub)
+        exchange = PaperExchange(source, settings.execution, store, hub, listen_keys)
     except MntError:
         store.close()
         raise
-    credentials = Credentials(settings.venue_api_key, settings.venue_api_secret)
 
     async def live(_: web.Application) -> AsyncIterator[None]:
         logger.info("paper exchange started", **exchange.status())
@@ -74,7 +81,7 @@ def create_app(settings: Settings) -> web.Application:
 
     app = web.Application(middlewares=[answer_in_json(exchange)], client_max_size=MAX_REQUEST_BYTES)
     app.add_routes(build_routes(exchange, credentials, token))
-    app.add_routes(build_websockets(exchange, hub))
+    app.add_routes(build_websockets(exchange, hub, credentials))
     app.on_shutdown.append(say_goodbye)
     app.cleanup_ctx.append(live)
     return app

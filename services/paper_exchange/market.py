@@ -194,6 +194,11 @@ class Market:
         closes: list[int] = self.closes_at_ms[first:last].tolist()
         return closes
 
+    def last_close(self, at_ms: int) -> int | None:
+        """Return the last close up to an instant, `None` before the first."""
+        row = int(self.closes_at_ms.searchsorted(at_ms, "right")) - 1
+        return None if row < 0 else int(self.closes_at_ms[row])
+
     def grow(self, closes_at_ms: Int1D, bars: Mapping[str, Candles]) -> None:
         """Add bars after those there are, by name at the venue."""
         self.closes_at_ms = np.concatenate([self.closes_at_ms, closes_at_ms])

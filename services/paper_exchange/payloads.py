@@ -10,16 +10,25 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
 
 from services.paper_exchange.market import Listing, Market
-from services.paper_exchange.matching import FLAT, NetPosition, PaperOrder, Trade
-from services.paper_exchange.order_entry import MAX_ORDER_LOTS
-from services.paper_exchange.store import HeldPosition
+from services.paper_exchange.matching import (
+    FLAT,
+    NetPosition,
+    PaperOrder,
+    Product,
+    TimeInForce,
+    Trade,
+)
+from services.paper_exchange.order_entry import MAX_ORDER_LOTS, MAX_PRICE_TICKS
+from services.paper_exchange.store import HeldPosition, Income
+from shared.book.execution import PARTS_PER_MILLION
 from shared.book.instrument import NOTIONAL_DECIMALS, Instrument
 from shared.book.orders import Side
 
 Payload = dict[str, Any]
 
+MAX_NOTIONAL = "1000000000"
+
 _NEVER_DELIVERED_MS = 4_133_404_800_000
-_MAX_PRICE_TICKS = 10**12
 _EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 _ONE_E8 = Decimal(1).scaleb(-NOTIONAL_DECIMALS)
 
@@ -63,8 +72,8 @@ def _symbol(listing: Listing) -> Payload:
         "maxMoveOrderLimit": 10000,
         "maintMarginPercent": "0",
         "requiredMarginPercent": "100",
-        "orderTypes": ["MARKET"],
-        "timeInForce": ["GTC"],
+        "orderTypes": ["LIMIT", "MARKET"],
+        "timeInForce": ["GTC", "IOC", "FOK", "GTX"],
         "filters": [
             *filters(instrument),
             {"filterType": "MIN_NOTIONAL", "notional": amount(instrument.min_notional_e8)},
@@ -79,7 +88,7 @@ def filters(instrument: Instrument) -> list[Payload]:
     """Return the steps and bounds of price and quantity."""
     tick, lot = decimal(instrument.price_of(1)), decimal(instrument.quantity_of(1))
     largest = decimal(instrument.quantity_of(MAX_ORDER_LOTS))
-    highest = decimal(instrument.price_of(_MAX_PRICE_TICKS))
+    highest = decimal(instrument.price_of(MAX_PRICE_TICKS))
     sizes = {"minQty": lot, "maxQty": largest, "stepSize": lot}
     return [
         {"filterType": "PRICE_FILTER", "minPrice": tick, "maxPrice": highest, "tickSize": tick},
@@ -94,20 +103,20 @@ def order(placed: PaperOrder, listing: Listing) -> Payload:
     filled = decimal(instrument.quantity_of(placed.filled_lots))
     average = "0.00"
     if placed.filled_lots:
-        average = _average_price(placed.quote_e8, placed.filled_lots, listing)
+        average = average_price(placed.quote_e8, placed.filled_lots, listing)
     return {
         "orderId": placed.order_id,
         "symbol": placed.symbol,
         "status": placed.status.value,
         "clientOrderId": placed.client_order_id,
-        "price": "0",
+        "price": limit_price(placed, listing),
         "avgPrice": average,
         "origQty": decimal(instrument.quantity_of(placed.quantity_lots)),
         "executedQty": filled,
         "cumQty": filled,
         "cumQuote": amount(placed.quote_e8),
-        "timeInForce": "GTC",
-        "type": "MARKET",
+        "timeInForce": placed.time_in_force.value,
+        "type": order_type(placed),
         "reduceOnly": placed.reduce_only,
         "closePosition": False,
         "side": placed.side.value.upper(),
@@ -115,13 +124,28 @@ def order(placed: PaperOrder, listing: Listing) -> Payload:
         "stopPrice": "0",
         "workingType": "CONTRACT_PRICE",
         "priceProtect": False,
-        "origType": "MARKET",
+        "origType": order_type(placed),
         "priceMatch": "NONE",
         "selfTradePreventionMode": "NONE",
         "goodTillDate": 0,
         "time": placed.created_at_ms,
         "updateTime": placed.updated_at_ms,
     }
+
+
+def order_type(placed: PaperOrder) -> str:
+    """Return the type of an order in the words of its product."""
+    if placed.price_ticks is None:
+        return "MARKET"
+    is_maker = placed.time_in_force is TimeInForce.GTX and placed.product is Product.SPOT
+    return "LIMIT_MAKER" if is_maker else "LIMIT"
+
+
+def limit_price(placed: PaperOrder, listing: Listing) -> str:
+    """Return the price of a limit order; that of a market order is zero."""
+    if placed.price_ticks is None:
+        return "0"
+    return decimal(listing.instrument.price_of(placed.price_ticks))
 
 
 def trade(done: Trade, listing: Listing) -> Payload:
@@ -141,7 +165,7 @@ def trade(done: Trade, listing: Listing) -> Payload:
         "time": done.traded_at_ms,
         "positionSide": "BOTH",
         "buyer": done.side is Side.BUY,
-        "maker": False,
+        "maker": done.is_maker,
     }
 
 
@@ -255,7 +279,7 @@ class Account:
                 "marginAsset": self._market.asset,
                 "marginType": "cross",
                 "isAutoAddMargin": "false",
-                "maxNotionalValue": "1000000000",
+                "maxNotionalValue": MAX_NOTIONAL,
                 "adl": 0,
             }
             for each in symbols
@@ -267,7 +291,7 @@ class Account:
         position = self._position(symbol)
         entry = "0.0"
         if position.lots:
-            entry = _average_price(position.cost_e8, position.lots, listing)
+            entry = average_price(position.cost_e8, position.lots, listing)
         margin = amount(abs(self._notional_e8(symbol)))
         return {
             "symbol": symbol,
@@ -284,7 +308,7 @@ class Account:
             "leverage": "1",
             "isolated": False,
             "isolatedWallet": amount(0),
-            "maxNotional": "1000000000",
+            "maxNotional": MAX_NOTIONAL,
             "updateTime": self._held[symbol].updated_at_ms if symbol in self._held else 0,
         }
 
@@ -306,6 +330,36 @@ class Account:
 
     def _available(self) -> str:
         return amount(max(0, self._wallet_e8 + self._unrealised_e8 - self._margin_e8))
+
+
+def income(row: Income, asset: str) -> Payload:
+    """Return one thing that changed the wallet."""
+    return {
+        "symbol": row.symbol,
+        "incomeType": row.kind,
+        "income": amount(row.income_e8),
+        "asset": asset,
+        "info": row.kind,
+        "time": row.at_ms,
+        "tranId": row.number,
+        "tradeId": "" if row.kind == "FUNDING_FEE" else str(row.number),
+    }
+
+
+def symbol_config(symbol: str) -> Payload:
+    """Return margin type and leverage of a symbol."""
+    return {
+        "symbol": symbol,
+        "marginType": "CROSSED",
+        "isAutoAddMargin": False,
+        "leverage": 1,
+        "maxNotionalValue": MAX_NOTIONAL,
+    }
+
+
+def fee_rate(fee_ppm: int) -> str:
+    """Return a fee in millionths as a decimal."""
+    return f"{Decimal(fee_ppm) / PARTS_PER_MILLION:f}"
 
 
 def leverage_brackets(market: Market) -> list[Payload]:
@@ -331,7 +385,8 @@ def amount(e8: int) -> str:
     return decimal(Decimal(e8).scaleb(-NOTIONAL_DECIMALS, _EXACT))
 
 
-def _average_price(quote_e8: int, lots: int, listing: Listing) -> str:
+def average_price(quote_e8: int, lots: int, listing: Listing) -> str:
+    """Return the price at which some lots come to an amount, to 1e-8 of the quote."""
     quote = Decimal(quote_e8).scaleb(-NOTIONAL_DECIMALS, _EXACT)
     price = _EXACT.divide(quote, listing.instrument.quantity_of(lots))
     return decimal(price.quantize(_ONE_E8, context=_EXACT))

@@ -47,8 +47,7 @@ class Source(Protocol):
     name
         `lockstep`, `simulated`, `recorded` or `live`.
     identity
-        What the prices are made from, where another origin would give other prices for the
-        same symbols; else empty.
+        What the prices are made from: a store with orders is of one such market.
     market
         What it shows; the source makes it grow.
     starts_at_ms
@@ -63,6 +62,11 @@ class Source(Protocol):
     @property
     def speed(self) -> float | None:
         """Seconds of the market in one of ours, `None` if it does not move by itself."""
+        ...
+
+    @property
+    def fault(self) -> str | None:
+        """What keeps the market from moving, for people; `None` while nothing does."""
         ...
 
     def state(self) -> str:
@@ -112,6 +116,7 @@ class Lockstep:
     name = "lockstep"
     identity = ""
     speed = None
+    fault = None
 
     def __init__(self, market: Market) -> None:
         self.market = market
@@ -172,6 +177,8 @@ class Paced:
     speed
         Seconds of the market in a second of ours.
     """
+
+    fault = None
 
     def __init__(self, feed: Feed, starts_at_ms: int, speed: float) -> None:
         self._feed = feed
@@ -242,7 +249,7 @@ class RecordedFeed:
     """
 
     name = "recorded"
-    identity = ""
+    identity = "recorded"
 
     def __init__(self, market: Market) -> None:
         self.market = market

@@ -98,6 +98,10 @@ class Hub:
         """Streams that somebody listens to."""
         return list(self._listeners)
 
+    def has(self, stream: str) -> bool:
+        """Tell whether anybody listens to a stream."""
+        return stream in self._listeners
+
     def subscribe(self, connection: Connection, streams: Iterable[str]) -> None:
         """Let a connection hear some streams."""
         for stream in streams:

@@ -13,15 +13,28 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from services.paper_exchange.handlers import PaperExchange
+from services.paper_exchange.authentication import Credentials, check_key, check_signature
+from services.paper_exchange.exchange import PaperExchange
+from services.paper_exchange.matching import Product
+from services.paper_exchange.refusals import RefusalError
 from services.paper_exchange.streams import MAX_STREAMS, Connection, Envelope, Hub
 
 _RAW = ("/ws", "/stream/ws", "/market/ws", "/public/ws", "/private/ws")
 _COMBINED = ("/stream", "/market/stream", "/public/stream", "/private/stream")
 
 
-def build_websockets(exchange: PaperExchange, hub: Hub) -> list[web.RouteDef]:
-    """Return the websocket routes of the venue."""
+def build_websockets(
+    exchange: PaperExchange, hub: Hub, credentials: Credentials
+) -> list[web.RouteDef]:
+    """Return the websocket routes of the venue.
+
+    Parameters
+    ----------
+    exchange, hub
+        The venue, and who listens to it.
+    credentials
+        What requests on the websocket API are signed with.
+    """
 
     async def raw(request: web.Request) -> web.StreamResponse:
         named = [name for name in request.match_info.get("streams", "").split("/") if name]
@@ -33,7 +46,11 @@ def build_websockets(exchange: PaperExchange, hub: Hub) -> list[web.RouteDef]:
         named += [request.query[name] for name in ("listenKey",) if name in request.query]
         return await hub.serve(request, Envelope.COMBINED, named, _Control(exchange, hub))
 
+    async def api(request: web.Request) -> web.StreamResponse:
+        return await hub.serve(request, Envelope.API, (), _Api(exchange, hub, credentials))
+
     return [
+        web.get("/ws-api/v3", api),
         *(web.get(path, raw) for path in _RAW),
         *(web.get(f"{path}/{{streams:.*}}", raw) for path in _RAW),
         *(web.get(path, combined) for path in _COMBINED),
@@ -87,6 +104,58 @@ class _Control:
             if name in connection.streams:
                 for event in self._exchange.present(name):
                     self._hub.send_to(connection, name, event)
+
+
+class _Api:
+    """Answers requests on the websocket API of spot: the ones that lead to the account's stream."""
+
+    def __init__(self, exchange: PaperExchange, hub: Hub, credentials: Credentials) -> None:
+        self._exchange = exchange
+        self._hub = hub
+        self._credentials = credentials
+
+    def __call__(self, connection: Connection, text: str) -> None:
+        try:
+            request = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            request = {"id": None, "method": f"unreadable: {error}"}
+        if not isinstance(request, dict) or not isinstance(request.get("id"), int | str | None):
+            request = {"id": None, "method": "none: send an object with an id"}
+        number = request.get("id")
+        try:
+            result = self._result(connection, request)
+        except RefusalError as refusal:
+            fault = {"code": refusal.code, "msg": refusal.message}
+            connection.answer({"id": number, "status": refusal.status, "error": fault})
+        else:
+            connection.answer({"id": number, "status": 200, "result": result})
+
+    def _result(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
+        method, stream = request.get("method"), self._credentials.listen_key(Product.SPOT)
+        if method == "ping":
+            return {}
+        if method == "time":
+            return {"serverTime": self._exchange.now_ms()}
+        if method == "userDataStream.subscribe.signature":
+            self._authenticate(request.get("params"))
+            self._hub.subscribe(connection, [stream])
+            return {"subscriptionId": 0}
+        if method == "userDataStream.unsubscribe":
+            self._hub.unsubscribe(connection, [stream])
+            return {}
+        raise RefusalError(-1000, f"Unknown method {str(method)[:60]!r}.")
+
+    def _authenticate(self, params: object) -> None:
+        """Refuse parameters that are not signed: all but the signature, in order of names."""
+        given = params if isinstance(params, dict) else {}
+        parameters = {str(name): str(value) for name, value in given.items()}
+        check_key(parameters.get("apiKey"), self._credentials)
+        signed = sorted((n, v) for n, v in parameters.items() if n != "signature")
+        text = "&".join(f"{name}={value}" for name, value in signed)
+        exchange = self._exchange
+        check_signature(
+            text, parameters, self._credentials, exchange.now_ms(), exchange.client_ms()
+        )
 
 
 def _fault(number: object, code: int, message: str) -> dict[str, Any]:

@@ -211,9 +211,7 @@ def test_a_pair_left_on_one_leg_is_unwound_once_both_orders_have_ended() -> None
     done = settle(answer(unwinding, S.ACCEPTED), at(4), reports=[sold])
     assert states(done) == [PairState.CLOSED]
     assert (done.positions[0].closed_at_ms, done.positions[0].is_flat) == (at(4), True)
-    assert not done.ledger.positions
-    assert not done.ledger.marks_ticks
-    assert done.ledger.cash_e8 == done.equity_e8 == CAPITAL - UNIT // 10
+    assert done.ledger == Ledger(CAPITAL - UNIT // 10, at(4))
 
 
 def test_a_pair_of_which_nothing_filled_is_closed_without_an_order() -> None:

@@ -187,6 +187,8 @@ def _consider(
         return None, None
     if not settings.hedge_ratio_min <= beta <= settings.hedge_ratio_max:
         return None, None
+    if row.values[position["spread_std"]] <= 0:  # features by hand: no spread to measure exits by
+        return None, None
     model = None if settings.signals_from == "z" else champion
     if model is None and settings.signals_from == "model":
         return None, None
