@@ -28,7 +28,7 @@ Until = Annotated[
     AwareDatetime | None,
     Query(
         description="Only what is before this instant: the oldest one of the last answer gives "
-        "the page before it",
+        "the page before it, as long as `limit` is more than one instant holds",
         examples=["2024-03-10T13:00:00Z"],
     ),
 ]
