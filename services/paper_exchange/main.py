@@ -26,7 +26,7 @@ from services.paper_exchange.api import answer_in_json, build_routes
 from services.paper_exchange.authentication import Credentials
 from services.paper_exchange.handlers import PaperExchange
 from services.paper_exchange.market import Market, empty_market, list_market
-from services.paper_exchange.settings import HOST, Settings, load_settings, read_token
+from services.paper_exchange.settings import Settings, load_settings, read_token
 from services.paper_exchange.store import Store, VenueState
 from shared.clock import ms_of_instant, utc_now
 from shared.errors import MntError
@@ -87,7 +87,7 @@ def run() -> None:
         sys.exit(f"paper_exchange: {error}")
     web.run_app(
         app,
-        host=HOST,
+        host=settings.host,
         port=settings.port,
         print=None,
         access_log=None,
