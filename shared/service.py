@@ -21,6 +21,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -258,7 +259,7 @@ def create_service(
         yield
         await runtime.stop()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title=f"mntrading {name}",
         version=version,
         lifespan=lifespan,

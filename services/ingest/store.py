@@ -74,7 +74,9 @@ async def copy_bars(
             [
                 pa.repeat(accepted.venue, n_rows),
                 pa.repeat(accepted.timeframe, n_rows),
-                pa.array(closes_at_ms[part]).cast(pa.timestamp("ms", tz="UTC")),
+                # Written without a zone, for which Arrow wants the system's zone files: the
+                # session's is UTC.
+                pa.array(closes_at_ms[part]).cast(pa.timestamp("ms")),
                 symbols.cast(pa.string()),
                 *(pa.array(column[part]) for column in values),
                 pa.repeat(lineage["source_uri"], n_rows),

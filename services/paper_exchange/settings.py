@@ -6,6 +6,7 @@ settings are not read here: they stand on the whole strategy, and a venue knows 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from shared.book.sizing import SizingSettings
 from shared.clock import ms_of_instant
 from shared.errors import SettingsError
 from shared.quant.bar_checks import BarCheckSettings
+from shared.secret_files import read_secret, secrets_from_files
 from shared.venues.settings import MarketSettings
 
 _PREFIX = "MNT_"
@@ -103,7 +105,7 @@ def load_settings() -> Settings:
         If a credential is missing or a value is out of bounds.
     """
     try:
-        return Settings()
+        return Settings(**secrets_from_files(os.environ, ("venue_api_key", "venue_api_secret")))
     except ValidationError as error:
         # The values stay out of the message: one of them may be a secret.
         faults = [
@@ -123,12 +125,4 @@ def read_token(path: Path | None) -> str:
     SettingsError
         If the named file cannot be read or is empty.
     """
-    if path is None:
-        return ""
-    try:
-        token = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"MNT_API_TOKEN_FILE {path} cannot be read: {error}") from error
-    if not token:
-        raise SettingsError(f"MNT_API_TOKEN_FILE {path} is empty: write a token into it")
-    return token
+    return "" if path is None else read_secret(path, "MNT_API_TOKEN_FILE")

@@ -95,7 +95,9 @@ class Trainer:
         folder = (settings.home / "mlflow").resolve()
         uri = settings.mlflow_url or f"sqlite:///{folder / 'mlflow.db'}"
         self._folder = folder
-        self._registry = ModelRegistry(uri, str(folder / "artifacts"))
+        # A server passes artifacts on to its own store; its folders are not ours to write to.
+        artifacts = "mlflow-artifacts:/" if uri.startswith("http") else str(folder / "artifacts")
+        self._registry = ModelRegistry(uri, artifacts)
 
     async def reload(self, connection: AsyncConnection) -> None:
         """Take the last close and the closes since the last training from the record."""
@@ -299,7 +301,8 @@ class Trainer:
         settings = self._settings.trainer
 
         def register() -> tuple[int, str]:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            if self._settings.mlflow_url is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
             registered = self._registry.log_training(
                 experiment="pairs",
                 params={

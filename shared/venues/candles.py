@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -92,11 +93,12 @@ class VenueCandles:
             binanceusdm, base_url, enableRateLimit=True, timeout=int(timeout_seconds * 1000)
         )
         try:
-            await ask(f"load the markets of {base_url}", exchange.load_markets)
-            info = await ask(f"list {base_url}", exchange.fapiPublicGetExchangeInfo)
-            # A venue that states no limits, such as the paper venue, need not be spared.
-            exchange.enableRateLimit = bool(field_of(info, "rateLimits"))
-            return cls(exchange, base_url, field_of(info, "symbols"))
+            with _naming(base_url):
+                await ask("load the markets", exchange.load_markets)
+                info = await ask("list what trades", exchange.fapiPublicGetExchangeInfo)
+                # A venue that states no limits, such as the paper venue, need not be spared.
+                exchange.enableRateLimit = bool(field_of(info, "rateLimits"))
+                return cls(exchange, base_url, field_of(info, "symbols"))
         except BaseException:
             await exchange.close()
             raise
@@ -113,8 +115,10 @@ class VenueCandles:
         VenueUnknownError
             If the venue does not answer.
         """
-        doing = f"ask {self._base_url} for its time"
-        return integer_of(await ask(doing, self._exchange.fapiPublicGetTime), "serverTime")
+        with _naming(self._base_url):
+            return integer_of(
+                await ask("ask the time", self._exchange.fapiPublicGetTime), "serverTime"
+            )
 
     async def page(
         self,
@@ -155,22 +159,25 @@ class VenueCandles:
             return []
         # One more than fit into the span: the candle still open may come last.
         n_wanted = min(most, PAGE_CANDLES, (until_ms - after_ms) // bar_ms + 1)
-        found = await ask(
-            f"fetch {timeframe} candles of {symbol} from {self._base_url}",
-            self._exchange.fetch_ohlcv,
-            self._market(listing),
-            timeframe,
-            since=after_ms,
-            limit=n_wanted,
-        )
-        try:
-            rows = [_row(symbol, bar_ms, *candle[:6]) for candle in found]
-        except (TypeError, ValueError) as error:
-            raise VenueUnknownError(
-                f"{timeframe} candles of {symbol} from {self._base_url} are unreadable ({error}): "
-                f"{str(found)[:200]}"
-            ) from error
-        return [row for row in rows if row[1] is not None and after_ms < row[1] <= until_ms]
+        doing = f"fetch {timeframe} candles of {symbol}"
+        question = {
+            "symbol": listing.venue_symbol,
+            "interval": timeframe,
+            "startTime": after_ms,
+            "limit": n_wanted,
+        }
+        with _naming(self._base_url):
+            # Not ccxt's unified call: to it a page of HTML is a list without candles.
+            found = await ask(doing, self._exchange.fapiPublicGetKlines, question)
+            try:
+                if not isinstance(found, list):
+                    raise TypeError("it is no list")
+                rows = [_row(symbol, bar_ms, *candle[:6]) for candle in found]
+            except (TypeError, ValueError, LookupError) as error:
+                raise VenueUnknownError(
+                    f"{doing}: the answer is unreadable ({error}): {str(found)[:200]}"
+                ) from error
+        return [row for row in rows if after_ms < (row[1] or 0) <= until_ms]
 
     async def history(
         self, symbol: str, timeframe: str, after_ms: int, until_ms: int
@@ -347,8 +354,8 @@ class CandleFeed:
         values = message["k"]
         timeframe = str(values["i"])
         symbol = self._symbol_of[values["s"]]
-        numbers = (float(values[name]) for name in "ohlcv")
-        row = _row(symbol, timeframe_ms(timeframe), int(values["t"]), *numbers)
+        numbers = (values[name] for name in "ohlcv")
+        row = _row(symbol, timeframe_ms(timeframe), values["t"], *numbers)
         return LiveCandle(timeframe, row, values["x"] is True, int(message["E"]))
 
     def _end(self, task: asyncio.Task[Any]) -> None:
@@ -361,9 +368,27 @@ class CandleFeed:
             self._lost.exception()  # retrieved: nobody may be waiting when it is dropped
 
 
-def _row(symbol: str, bar_ms: int, opens_at_ms: int, *values: float | None) -> BarRow:
-    """Return a candle as a row; a number that the venue did not give is NaN."""
-    opening, high, low, close, volume = (
-        math.nan if value is None else float(value) for value in values
-    )
+@contextmanager
+def _naming(base_url: str) -> Iterator[None]:
+    """Say of an answer that never came, or is none, whose it was and what to look at."""
+    try:
+        yield
+    except VenueUnknownError as error:
+        raise VenueUnknownError(
+            f"{base_url}: {error}; it is asked again: see that the venue runs there and that "
+            "MNT_VENUE_URL names it",
+            error.retry_after,
+        ) from error
+
+
+def _row(symbol: str, bar_ms: int, opens_at_ms: Any, *values: Any) -> BarRow:
+    """Return a candle as a row; what is no number becomes NaN, which the checks refuse."""
+    opening, high, low, close, volume = map(_number, values)
     return (symbol, int(opens_at_ms) + bar_ms, opening, high, low, close, volume)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
