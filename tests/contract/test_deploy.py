@@ -322,10 +322,21 @@ def test_the_dockerfile_has_no_finding() -> None:
     run_tool("hadolint", DEPLOY / "Dockerfile")
 
 
+@pytest.fixture
+def _compose() -> None:
+    docker = shutil.which("docker")
+    if docker is None:
+        pytest.skip("docker is not installed")
+    if subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("docker has no compose")
+
+
+@pytest.mark.usefixtures("_compose")
 def test_compose_accepts_the_fleet() -> None:
     run_tool("docker", "compose", "--profile", "grafana", "config", "--quiet")
 
 
+@pytest.mark.usefixtures("_compose")
 def test_compose_accepts_a_replay() -> None:
     run_tool(
         *("docker", "compose", "-f", "docker-compose.yml", "-f", "docker-compose.replay.yml"),
