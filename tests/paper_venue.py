@@ -104,11 +104,11 @@ def moving_in(home: Path, market: MarketSettings, terms: FillTerms | None = None
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[str]:
-    """Serve a venue on a free port; yields its URL."""
+async def serving(settings: Settings, port: int = 0) -> AsyncIterator[str]:
+    """Serve a venue on a port, by default a free one; yields its URL."""
     runner = web.AppRunner(create_app(settings))
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     try:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"

@@ -25,11 +25,12 @@ from services.paper_exchange.matching import (
 )
 from services.paper_exchange.order_entry import OrderRequest
 from services.paper_exchange.refusals import RefusalError
-from services.paper_exchange.sources import Source
+from services.paper_exchange.sources.interface import Source
 from services.paper_exchange.spot_wallet import SpotWallet
 from services.paper_exchange.store import NewOrder, Store
 from services.paper_exchange.streams import Hub
 from shared.book.execution import FillTerms
+from shared.book.instrument import Instrument
 from shared.clock import TIMEFRAME_MS, instant_of_ms, ms_of_instant, utc_now
 
 CLOCK_RESERVE_MS = 5_000
@@ -77,9 +78,9 @@ class PaperExchange:
         self._broadcast = Broadcast(hub, source.market, terms.funding_ppm)
         self.terms = terms
         self.store = store
-        store.enlist(source.market.listings.values())
         state = store.state()
-        source.stand_at(state.market_at_ms)
+        source.resume(state.market_at_ms, store.instruments())
+        store.enlist(_instruments(source.market))
         self.market_at_ms = state.market_at_ms
         self._reserved_ms = state.clock_ms
         self._clock = VenueClock(state.clock_ms, min(1.0, source.speed or 1.0))
@@ -114,6 +115,10 @@ class PaperExchange:
             self._reserved_ms = now_ms + CLOCK_RESERVE_MS
             self.store.reserve_clock(self._reserved_ms)
         return now_ms
+
+    def set_clock(self, now_ms: int) -> None:
+        """Put the clock forward to an instant, unless it is past it."""
+        self._clock.reach(now_ms, self._source.next_close(self.market_at_ms))
 
     def client_ms(self) -> int | None:
         """Return the time outside, if clients may sign by it.
@@ -201,6 +206,16 @@ class PaperExchange:
             )
             for product in Product
         ]
+
+    def enlist(self, instruments: Mapping[str, Instrument]) -> dict[str, Instrument]:
+        """Record the units of what a live market lists now; return what must stay listed.
+
+        Raises
+        ------
+        SettingsError
+            If recorded orders would change their meaning.
+        """
+        return self.store.enlist(instruments, may_shrink=True)
 
     # --- orders and positions -------------------------------------------------------------
 
@@ -331,6 +346,11 @@ class PaperExchange:
             "venue_time_ms": self.now_ms(),
             "symbols": len(self.market.listings),
             "connections": self._hub.n_connections,
+            "streams": len(self._hub.streams),
             "open_orders": n_open,
             **counts,
         }
+
+
+def _instruments(market: Market) -> dict[str, Instrument]:
+    return {name: listing.instrument for name, listing in market.listings.items()}

@@ -31,7 +31,7 @@ from services.paper_exchange.authentication import Credentials
 from services.paper_exchange.exchange import PaperExchange
 from services.paper_exchange.matching import Product
 from services.paper_exchange.settings import Settings, load_settings, read_token
-from services.paper_exchange.sources import make_source
+from services.paper_exchange.sources.choice import make_source
 from services.paper_exchange.store import Store, VenueState
 from services.paper_exchange.streams import Hub
 from services.paper_exchange.websockets import build_websockets
@@ -69,7 +69,7 @@ def create_app(settings: Settings) -> web.Application:
 
     async def live(_: web.Application) -> AsyncIterator[None]:
         logger.info("paper exchange started", **exchange.status())
-        moving = asyncio.create_task(source.run(exchange.move), name="market")
+        moving = asyncio.create_task(source.run(exchange), name="market")
         moving.add_done_callback(_end_process)
         yield
         moving.cancel()

@@ -26,3 +26,6 @@ STREAM_MESSAGES = Counter(
 SLOW_READERS = Counter(
     "mnt_paper_exchange_slow_readers_total", "Websocket connections cut off as too slow"
 )
+UPSTREAM_FAULTS = Counter(
+    "mnt_paper_exchange_upstream_faults_total", "Times a live market lost the exchange"
+)

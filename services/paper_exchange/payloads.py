@@ -199,7 +199,7 @@ class Account:
         self._held = held
         self._now_ms = now_ms
         self._mark_ticks = {
-            symbol: listing.last_price_ticks(market_at_ms) or 0
+            symbol: listing.last_price_ticks(market_at_ms)
             for symbol, listing in market.listings.items()
         }
         open_symbols = [symbol for symbol, (position, _) in held.items() if position.lots]
@@ -319,14 +319,17 @@ class Account:
         return self._held[symbol].position if symbol in self._held else FLAT
 
     def _notional_e8(self, symbol: str) -> int:
-        instrument = self._market.listings[symbol].instrument
-        return instrument.notional_e8(self._mark_ticks[symbol], self._position(symbol).lots)
+        ticks, position = self._mark_ticks[symbol], self._position(symbol)
+        if ticks is None:  # cut off from its prices, a position stands at what it cost
+            return position.cost_e8
+        return self._market.listings[symbol].instrument.notional_e8(ticks, position.lots)
 
     def _profit_e8(self, symbol: str) -> int:
         return self._notional_e8(symbol) - self._position(symbol).cost_e8
 
     def _mark(self, symbol: str) -> str:
-        return decimal(self._market.listings[symbol].instrument.price_of(self._mark_ticks[symbol]))
+        ticks = self._mark_ticks[symbol] or 0
+        return decimal(self._market.listings[symbol].instrument.price_of(ticks))
 
     def _available(self) -> str:
         return amount(max(0, self._wallet_e8 + self._unrealised_e8 - self._margin_e8))

@@ -10,7 +10,7 @@ from services.paper_exchange.market import Listing
 from services.paper_exchange.order_entry import listing_of
 from services.paper_exchange.parameters import Parameters, integer, limit_of
 from services.paper_exchange.payloads import Payload
-from services.paper_exchange.refusals import missing
+from services.paper_exchange.refusals import missing, out_of_order
 
 _DEFAULT_KLINES = 500
 _DEFAULT_FUNDING = 100
@@ -36,11 +36,13 @@ class PublicData:
     def usdm_exchange_info(self) -> Payload:
         """Return everything that is listed, as perpetuals."""
         exchange = self._exchange
+        self._refuse_unlisted()
         return payloads.exchange_info(exchange.market, exchange.source.name, exchange.now_ms())
 
     def spot_exchange_info(self) -> Payload:
         """Return everything that is listed, as spot."""
         exchange = self._exchange
+        self._refuse_unlisted()
         return spot_payloads.exchange_info(exchange.market, exchange.source.name, exchange.now_ms())
 
     async def klines(self, parameters: Parameters, max_limit: int) -> list[charts.KlineRow]:
@@ -103,6 +105,8 @@ class PublicData:
     ) -> Payload | list[Payload]:
         """Show one symbol, or a list of all that have traded."""
         market, at_ms = self._exchange.market, self._exchange.market_at_ms
+        if self._exchange.source.fault is not None:
+            raise out_of_order(self._exchange.source.fault)
         if parameters.get("symbol"):
             return show(listing_of(parameters, market))
         return [
@@ -110,3 +114,9 @@ class PublicData:
             for listing in market.listings.values()
             if listing.last_price(at_ms) is not None
         ]
+
+    def _refuse_unlisted(self) -> None:
+        """Refuse to say that nothing is listed only because it is not known yet."""
+        fault = self._exchange.source.fault
+        if fault is not None and not self._exchange.market.listings:
+            raise out_of_order(fault)

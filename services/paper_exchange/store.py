@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from services.paper_exchange.market import Listing
 from services.paper_exchange.matching import (
     OPEN_STATUSES,
     FundingPayment,
@@ -30,6 +29,7 @@ from services.paper_exchange.matching import (
     TimeInForce,
     Trade,
 )
+from shared.book.instrument import Instrument
 from shared.book.orders import Side
 from shared.errors import SettingsError
 
@@ -50,7 +50,9 @@ CREATE TABLE IF NOT EXISTS listings (
     symbol TEXT PRIMARY KEY,
     recorded_symbol TEXT NOT NULL,
     price_decimals INTEGER NOT NULL,
-    lot_decimals INTEGER NOT NULL
+    lot_decimals INTEGER NOT NULL,
+    min_notional_e8 INTEGER NOT NULL,
+    price_source TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS orders (
     order_id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -310,6 +312,7 @@ class Store:
             row = None
         if row is None:
             with self._change() as connection:
+                connection.execute("DELETE FROM listings")
                 connection.execute(
                     "INSERT OR REPLACE INTO venue VALUES (1, ?, ?, ?, ?, ?)", (*fresh, identity)
                 )
@@ -328,41 +331,59 @@ class Store:
         )
         return VenueState(*row.fetchone())
 
-    def enlist(self, listings: Iterable[Listing]) -> None:
-        """Record the units of what is listed.
+    def enlist(
+        self, instruments: Mapping[str, Instrument], *, may_shrink: bool = False
+    ) -> dict[str, Instrument]:
+        """Record the units of what is listed, by name at the venue.
+
+        Parameters
+        ----------
+        instruments
+            All of it.
+        may_shrink
+            Whether a symbol with orders may no longer be listed; its units are kept.
+
+        Returns
+        -------
+        dict of str to Instrument
+            Symbols with orders that are no longer listed.
 
         Raises
         ------
         SettingsError
             If recorded lots and ticks would change their meaning, or a symbol with orders is
-            no longer listed.
+            no longer listed and must be.
         """
-        rows = {
-            listing.venue_symbol: (
-                listing.instrument.symbol,
-                listing.instrument.price_decimals,
-                listing.instrument.lot_decimals,
-            )
-            for listing in listings
-        }
-        traded = self._connection.execute(
-            "SELECT * FROM listings WHERE symbol IN (SELECT symbol FROM orders)"
-        )
-        for symbol, *units in traded.fetchall():
-            if rows.get(symbol) != tuple(units):
+        traded = self._connection.execute("SELECT DISTINCT symbol FROM orders").fetchall()
+        known, kept = self.instruments(), {}
+        for (symbol,) in traded:
+            if symbol not in instruments and may_shrink:
+                kept[symbol] = known[symbol]
+            elif symbol not in instruments or _units(instruments[symbol]) != _units(known[symbol]):
+                listed = instruments.get(symbol)
                 raise SettingsError(
-                    f"the venue's store has orders of {symbol} in units {units}, but the "
-                    f"recording lists {rows.get(symbol)}: replay the same files, or set "
-                    "another MNT_HOME"
+                    f"the venue's store has orders of {symbol} in units {_units(known[symbol])}, "
+                    f"but the market lists {'it not' if listed is None else _units(listed)}: go "
+                    "back to the same market, or set another MNT_HOME"
                 )
+        rows = [(symbol, *astuple(each)) for symbol, each in {**instruments, **kept}.items()]
         with self._change() as connection:
+            connection.execute(
+                "DELETE FROM listings WHERE symbol NOT IN (SELECT symbol FROM orders)"
+            )
             connection.executemany(
-                "INSERT INTO listings VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-                "(recorded_symbol, price_decimals, lot_decimals) = "
-                "(excluded.recorded_symbol, excluded.price_decimals, excluded.lot_decimals)",
-                [(symbol, *units) for symbol, units in rows.items()],
+                "INSERT INTO listings VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "(min_notional_e8, price_source) = "
+                "(excluded.min_notional_e8, excluded.price_source)",
+                rows,
             )
         self.commit()
+        return kept
+
+    def instruments(self) -> dict[str, Instrument]:
+        """Return the units of what was ever listed in this market, by name at the venue."""
+        rows = self._connection.execute("SELECT * FROM listings ORDER BY symbol")
+        return {symbol: Instrument(*units) for symbol, *units in rows}
 
     def reserve_clock(self, clock_ms: int) -> None:
         """Record a time that the clock has not reached: after a restart it goes on from there."""
@@ -568,6 +589,11 @@ class Store:
             "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM trades)"
         ).fetchone()
         return {"orders": row[0], "trades": row[1]}
+
+
+def _units(instrument: Instrument) -> tuple[str, int, int]:
+    """Return what lots and ticks of a record mean."""
+    return (instrument.symbol, instrument.price_decimals, instrument.lot_decimals)
 
 
 def _save_orders(connection: sqlite3.Connection, matching: Matching) -> None:

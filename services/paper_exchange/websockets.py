@@ -8,6 +8,7 @@ ccxt takes a stream for a spot one only where it finds `/stream` in its address.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -18,6 +19,8 @@ from services.paper_exchange.exchange import PaperExchange
 from services.paper_exchange.matching import Product
 from services.paper_exchange.refusals import RefusalError
 from services.paper_exchange.streams import MAX_STREAMS, Connection, Envelope, Hub
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _RAW = ("/ws", "/stream/ws", "/market/ws", "/public/ws", "/private/ws")
 _COMBINED = ("/stream", "/market/stream", "/public/stream", "/private/stream")
@@ -36,25 +39,31 @@ def build_websockets(
         What requests on the websocket API are signed with.
     """
 
-    async def raw(request: web.Request) -> web.StreamResponse:
-        named = [name for name in request.match_info.get("streams", "").split("/") if name]
-        named += [request.query[name] for name in ("listenKey",) if name in request.query]
-        return await hub.serve(request, Envelope.RAW, named, _Control(exchange, hub))
+    def serve(envelope: Envelope) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await hub.serve(request, envelope, _named(request), _Control(exchange, hub))
 
-    async def combined(request: web.Request) -> web.StreamResponse:
-        named = [name for name in request.query.get("streams", "").split("/") if name]
-        named += [request.query[name] for name in ("listenKey",) if name in request.query]
-        return await hub.serve(request, Envelope.COMBINED, named, _Control(exchange, hub))
+        return handle
 
     async def api(request: web.Request) -> web.StreamResponse:
         return await hub.serve(request, Envelope.API, (), _Api(exchange, hub, credentials))
 
     return [
         web.get("/ws-api/v3", api),
-        *(web.get(path, raw) for path in _RAW),
-        *(web.get(f"{path}/{{streams:.*}}", raw) for path in _RAW),
-        *(web.get(path, combined) for path in _COMBINED),
+        *(web.get(path, serve(Envelope.RAW)) for path in _RAW),
+        *(web.get(f"{path}/{{streams:.*}}", serve(Envelope.RAW)) for path in _RAW),
+        *(web.get(path, serve(Envelope.COMBINED)) for path in _COMBINED),
     ]
+
+
+def _named(request: web.Request) -> list[str]:
+    """Return the streams that an address names; ccxt writes the number of its connection there."""
+    parts = (
+        request.match_info.get("streams", ""),
+        request.query.get("streams", ""),
+        request.query.get("listenKey", ""),
+    )
+    return [name for name in "/".join(parts).split("/") if name and not name.isdigit()]
 
 
 class _Control:

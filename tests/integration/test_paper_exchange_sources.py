@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.paper_exchange.sources import SimulatedFeed, make_source
+from services.paper_exchange.sources.choice import make_source
+from services.paper_exchange.sources.simulated import SimulatedFeed
 from shared.clock import instant_of_ms
 from shared.errors import SettingsError, VenueRejectedError
 from shared.venues.settings import MarketSettings

@@ -34,7 +34,7 @@ from services.paper_exchange.matching import (
 from services.paper_exchange.parameters import parse_parameters
 from services.paper_exchange.refusals import RefusalError
 from services.paper_exchange.settings import Settings, load_settings, read_token
-from services.paper_exchange.sources import Lockstep
+from services.paper_exchange.sources.recorded import Lockstep
 from services.paper_exchange.store import (
     DuplicateOrderError,
     NewOrder,
@@ -358,7 +358,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     # Waiting for the lock of another process would only make the tests slow.
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0))
     opened = Store(tmp_path / "venue.sqlite3", VenueState(T0, T0, 1_000, 2_000))
-    opened.enlist([listing([10.0])])
+    opened.enlist({"AAAUSDT": COIN})
     yield opened
     opened.close()
 
