@@ -135,7 +135,7 @@ class Hub:
         self,
         request: web.Request,
         envelope: Envelope,
-        streams: Iterable[str],
+        join: Callable[[Connection], None],
         hear: Callable[[Connection, str], None],
     ) -> web.WebSocketResponse:
         """Serve a connection until it ends.
@@ -144,10 +144,8 @@ class Hub:
         ----------
         request, envelope
             The request to upgrade, and how events are wrapped for it.
-        streams
-            What it listens to from the beginning.
-        hear
-            Called with every text it sends.
+        join, hear
+            Called once at its beginning, and with every text it sends.
         """
         # The heartbeat pings, and ends a connection that answers nothing.
         socket = web.WebSocketResponse(
@@ -159,7 +157,7 @@ class Hub:
             return socket
         connection = Connection(socket, transport, envelope)
         self._connections[connection] = None
-        self.subscribe(connection, streams)
+        join(connection)
         writer = asyncio.create_task(connection.write(), name="websocket writer")
         try:
             message: WSMessage

@@ -41,12 +41,16 @@ def build_websockets(
 
     def serve(envelope: Envelope) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await hub.serve(request, envelope, _named(request), _Control(exchange, hub))
+            control = _Control(exchange, hub)
+            return await hub.serve(
+                request, envelope, lambda each: control.join(each, _named(request)), control.hear
+            )
 
         return handle
 
     async def api(request: web.Request) -> web.StreamResponse:
-        return await hub.serve(request, Envelope.API, (), _Api(exchange, hub, credentials))
+        control = _Api(exchange, hub, credentials)
+        return await hub.serve(request, Envelope.API, lambda _: None, control.hear)
 
     return [
         web.get("/ws-api/v3", api),
@@ -63,7 +67,8 @@ def _named(request: web.Request) -> list[str]:
         request.query.get("streams", ""),
         request.query.get("listenKey", ""),
     )
-    return [name for name in "/".join(parts).split("/") if name and not name.isdigit()]
+    names = "/".join(parts).split("/")
+    return [name for name in names if name.isascii() and name and not name.isdigit()]
 
 
 class _Control:
@@ -73,7 +78,8 @@ class _Control:
         self._exchange = exchange
         self._hub = hub
 
-    def __call__(self, connection: Connection, text: str) -> None:
+    def hear(self, connection: Connection, text: str) -> None:
+        """Answer a request."""
         try:
             request = orjson.loads(text)
         except orjson.JSONDecodeError as error:
@@ -82,37 +88,30 @@ class _Control:
         if not isinstance(request, dict) or not isinstance(request.get("id"), int | str | None):
             connection.answer(_fault(None, 2, "Invalid request: send an object with an id"))
             return
-        connection.answer(self._answer(connection, request))
-        if request.get("method") == "SUBSCRIBE":
-            self._tell_present(connection, request.get("params"))
-
-    def _answer(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         number, method, named = request.get("id"), request.get("method"), request.get("params")
         if method == "LIST_SUBSCRIPTIONS":
-            return {"result": list(connection.streams), "id": number}
-        if method not in ("SUBSCRIBE", "UNSUBSCRIBE"):
-            return _fault(
-                number,
-                2,
-                f"Invalid request: unknown method {str(method)[:60]!r}, expected SUBSCRIBE, "
-                "UNSUBSCRIBE or LIST_SUBSCRIPTIONS",
-            )
-        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-            return _fault(number, 2, "Invalid request: params must be a list of stream names")
-        if method == "UNSUBSCRIBE":
+            connection.answer({"result": list(connection.streams), "id": number})
+        elif method not in ("SUBSCRIBE", "UNSUBSCRIBE"):
+            message = f"Invalid request: unknown method {str(method)[:60]!r}"
+            connection.answer(_fault(number, 2, message))
+        elif not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+            message = "Invalid request: params must be a list of stream names"
+            connection.answer(_fault(number, 2, message))
+        elif method == "UNSUBSCRIBE":
             self._hub.unsubscribe(connection, named)
+            connection.answer({"result": None, "id": number})
         elif len(connection.streams) + len(named) > MAX_STREAMS:
-            return _fault(number, 2, f"Invalid request: at most {MAX_STREAMS} streams")
+            connection.answer(_fault(number, 2, f"Invalid request: at most {MAX_STREAMS} streams"))
         else:
-            self._hub.subscribe(connection, named)
-        return {"result": None, "id": number}
+            connection.answer({"result": None, "id": number})
+            self.join(connection, named)
 
-    def _tell_present(self, connection: Connection, named: Any) -> None:
-        """Say what is, so that nobody waits a bar for a first word."""
-        for name in named if isinstance(named, list) else ():
-            if name in connection.streams:
-                for event in self._exchange.present(name):
-                    self._hub.send_to(connection, name, event)
+    def join(self, connection: Connection, names: list[str]) -> None:
+        """Let a connection hear streams, and tell it what is, so that nobody waits a bar for it."""
+        self._hub.subscribe(connection, names)
+        for name in names:
+            for event in self._exchange.present(name):
+                self._hub.send_to(connection, name, event)
 
 
 class _Api:
@@ -123,7 +122,8 @@ class _Api:
         self._hub = hub
         self._credentials = credentials
 
-    def __call__(self, connection: Connection, text: str) -> None:
+    def hear(self, connection: Connection, text: str) -> None:
+        """Answer a request."""
         try:
             request = orjson.loads(text)
         except orjson.JSONDecodeError as error:
