@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from random import Random
 from typing import Literal
@@ -84,15 +84,12 @@ def test_in_price_space_units_stand_in_the_hedge_ratio_but_for_a_lot_each(
     assert abs(Fraction(units_x) - ratio * Fraction(units_y)) <= lots + slack
 
 
-SYMBOLS = tuple(f"{name}/USDT" for name in "ABCDE")
-INSTRUMENTS = {
-    symbol: Instrument(symbol, 2, decimals, 5 * UNIT, "perpetual")
-    for decimals, symbol in enumerate(SYMBOLS)
-}
+CLOSES = {"A/USDT": 30_000.0, "B/USDT": 100.0, "C/USDT": 10.0, "D/USDT": 2.5, "E/USDT": 1.0}
+SYMBOLS = tuple(CLOSES)
+INSTRUMENTS = {symbol: derive_instrument(symbol, close) for symbol, close in CLOSES.items()}
 
 
-def closed_positions(random: Random, requested: list[SubmitOrder]) -> PositionsChanged:
-    """Report some of the positions that were to be closed as closed."""
+def closed_event(position_ids: Iterable[str]) -> PositionsChanged:
     return PositionsChanged(
         closes_at=instant_of_ms(MIDNIGHT_MS),
         cash_e8=0,
@@ -100,72 +97,83 @@ def closed_positions(random: Random, requested: list[SubmitOrder]) -> PositionsC
         gross_e8=0,
         positions=tuple(
             PositionStatus(
-                position_id=intent.position_id,
-                pair=f"{intent.y}~{intent.x}",
-                state=random.choice(["closed", "closing"]),
-                lots_y=0,
-                lots_x=0,
-                cash_e8=0,
+                position_id=position_id, pair="", state="closed", lots_y=0, lots_x=0, cash_e8=0
             )
-            for intent in requested
+            for position_id in position_ids
         ),
     )
 
 
-def random_signals(random: Random) -> tuple[Signal, ...]:
+def random_signals(random: Random) -> list[Signal]:
     pairs = [tuple(random.sample(SYMBOLS, 2)) for _ in range(random.randint(0, 8))]
-    return tuple(
+    return [
         signal(
             random.choice(["enter", "enter", "exit"]),
             (y, x),
             strength=random.choice([2.0, 2.5, 3.0]),
             hedge_ratio=random.uniform(0.2, 5.0),
-            closes=(random.uniform(1.0, 100.0), random.uniform(1.0, 100.0)),
+            closes=(CLOSES[y], CLOSES[x]),
         )
         for y, x in pairs
-    )
+    ]
 
 
-@hypothesis_settings(max_examples=60)
-@given(
-    st.randoms(use_true_random=False),
-    st.builds(
-        SizingSettings,
-        capital_usdt=st.integers(100, 100_000),
-        top_k=st.integers(1, 6),
-        gross_cap=st.floats(0.1, 4.0),
-        symbol_cap=st.floats(0.05, 2.0),
-    ),
-    st.integers(1, 12),
+books = st.builds(
+    SizingSettings,
+    capital_usdt=st.integers(100, 100_000),
+    top_k=st.integers(1, 6),
+    gross_cap=st.floats(0.1, 4.0),
+    symbol_cap=st.floats(0.05, 2.0),
 )
-def test_no_cap_is_exceeded_whatever_is_signalled(
-    random: Random, settings: SizingSettings, n_closes: int
+
+
+@hypothesis_settings(max_examples=150)
+@given(st.integers(0, 2**32), st.lists(books, min_size=1, max_size=2), st.integers(1, 8))
+def test_no_entry_exceeds_a_cap_whatever_is_signalled(
+    seed: int, in_force: list[SizingSettings], n_closes: int
 ) -> None:
+    random = Random(seed)
     live: Mapping[tuple[str, str], LiveTarget] = {}
-    ids: set[str] = set()
-    to_close: list[SubmitOrder] = []
-    for n in range(n_closes):
+    open_positions: dict[str, SubmitOrder] = {}
+    to_close: list[str] = []
+    # The settings may change under a book that was filled before.
+    for n, settings in enumerate(s for s in in_force for _ in range(n_closes)):
         raised = SignalsRaised(
             closes_at=instant_of_ms(MIDNIGHT_MS + n * BAR_MS),
             timeframe="5m",
-            signals=random_signals(random),
+            signals=tuple(random_signals(random)),
             marks=(),
         )
         plan = plan_intents(live, raised, INSTRUMENTS, settings, "log")
         assert len(plan.decisions) == len(raised.signals)
+        entries = [intent for intent in plan.requested.intents if intent.action == "open"]
         for intent in plan.requested.intents:
-            assert intent.intent_id not in ids
-            ids.add(intent.intent_id)
-        to_close += [i for i in plan.requested.intents if i.action == "close"]
-        targets = plan.live.values()
-        assert len(targets) <= settings.top_k
-        by_symbol = dict.fromkeys(SYMBOLS, 0)
-        for target in targets:
-            by_symbol[target.y] += target.notional_y_e8
-            by_symbol[target.x] += target.notional_x_e8
-        capital_e8 = settings.capital_usdt * UNIT
-        # A cap is a setting to six decimals.
-        slack = Fraction(capital_e8, 1_000_000)
-        assert sum(by_symbol.values()) <= capital_e8 * Fraction(settings.gross_cap) + slack
-        assert max(by_symbol.values()) <= capital_e8 * Fraction(settings.symbol_cap) + slack
-        live = release_closed(plan.live, closed_positions(random, to_close))
+            if intent.action == "close":
+                assert intent.position_id in open_positions
+                assert intent.position_id not in to_close
+                to_close.append(intent.position_id)
+            else:
+                assert intent.intent_id not in open_positions
+                open_positions[intent.position_id] = intent
+        held = dict.fromkeys(SYMBOLS, 0)
+        for intent in open_positions.values():
+            for leg in intent.legs:
+                unit = INSTRUMENTS[leg.symbol]
+                ticks = unit.price_ticks(CLOSES[leg.symbol], "nearest")
+                held[leg.symbol] += unit.notional_e8(ticks, leg.quantity_lots)
+        if entries:
+            # A cap is a setting to six decimals.
+            capital_e8 = settings.capital_usdt * UNIT
+            slack = Fraction(capital_e8, 1_000_000)
+            assert len(open_positions) <= settings.top_k
+            assert sum(held.values()) <= capital_e8 * Fraction(settings.gross_cap) + slack
+            for symbol in {leg.symbol for intent in entries for leg in intent.legs}:
+                assert held[symbol] <= capital_e8 * Fraction(settings.symbol_cap) + slack
+        pairs = [(intent.y, intent.x) for intent in open_positions.values()]
+        assert len(set(pairs)) == len(pairs)
+        closed = [position_id for position_id in to_close if random.random() < 0.5]
+        to_close = [position_id for position_id in to_close if position_id not in closed]
+        for position_id in closed:
+            del open_positions[position_id]
+        live = release_closed(plan.live, closed_event(closed))
+        assert {target.position_id for target in live.values()} == open_positions.keys()

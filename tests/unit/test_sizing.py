@@ -39,15 +39,21 @@ def test_a_leg_too_small_for_a_lot_comes_out_as_none() -> None:
 
 
 def test_a_hedge_ratio_counts_in_millionths() -> None:
-    nearly_one = size_pair(2_000 * UNIT, 1.0000004, "log", 10.0, 1.0, Y, X)
-    assert nearly_one == size_pair(2_000 * UNIT, 1.0, "log", 10.0, 1.0, Y, X)
-    more = size_pair(2_000_002 * UNIT, 1.000002, "log", 10.0, 1.0, Y, X)
-    assert (more.lots_y, more.lots_x) == (100_000_000, 1_000_002)
+    for hedge_ratio in (1.0000016, 1.000002, 1.0000024):
+        size = size_pair(2_000_002 * UNIT, hedge_ratio, "log", 10.0, 1.0, Y, X)
+        assert (size.lots_y, size.lots_x) == (100_000_000, 1_000_002)
 
 
 @pytest.mark.parametrize(
     ("amount", "fraction", "part"),
-    [(100, 0.3, 30), (10, 0.25, 2), (10**20, 0.1, 10**19), (1_000_000, 0.0000014, 1), (7, 2.0, 14)],
+    [
+        (100, 0.3, 30),
+        (100, 2.01, 201),
+        (10, 0.25, 2),
+        (10**20, 0.1, 10**19),
+        (1_000_000, 0.0000014, 1),
+        (7, 2.0, 14),
+    ],
 )
 def test_a_fraction_is_taken_to_six_decimals_and_rounded_down(
     amount: int, fraction: float, part: int
