@@ -272,7 +272,7 @@ async def last_bars(
                 WHERE venue = :venue AND timeframe = :timeframe AND symbol = ANY(:symbols)
                 GROUP BY symbol
             )
-            SELECT symbol, closes_at, bars.close, spike.closes_at AS spike_at,
+            SELECT newest.symbol, newest.closes_at, bars.close, spike.closes_at AS spike_at,
                    spike.close AS spike_close
             FROM newest JOIN bars USING (symbol, closes_at)
             LEFT JOIN LATERAL (
