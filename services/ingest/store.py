@@ -74,7 +74,9 @@ async def copy_bars(
             [
                 pa.repeat(accepted.venue, n_rows),
                 pa.repeat(accepted.timeframe, n_rows),
-                pa.array(closes_at_ms[part]).cast(pa.timestamp("ms", tz="UTC")),
+                # Written without a zone, for which Arrow wants the system's zone files: the
+                # session's is UTC.
+                pa.array(closes_at_ms[part]).cast(pa.timestamp("ms")),
                 symbols.cast(pa.string()),
                 *(pa.array(column[part]) for column in values),
                 pa.repeat(lineage["source_uri"], n_rows),
@@ -272,7 +274,7 @@ async def last_bars(
                 WHERE venue = :venue AND timeframe = :timeframe AND symbol = ANY(:symbols)
                 GROUP BY symbol
             )
-            SELECT newest.symbol, newest.closes_at, bars.close, spike.closes_at AS spike_at,
+            SELECT symbol, newest.closes_at, bars.close, spike.closes_at AS spike_at,
                    spike.close AS spike_close
             FROM newest JOIN bars USING (symbol, closes_at)
             LEFT JOIN LATERAL (

@@ -28,7 +28,7 @@ from shared.sleeves.pairs.screening import (
 
 N_BARS = 400
 SYMBOLS = ("AAA/USDT", "BBB/USDT", "CCC/USDT", "DDD/USDT", "EEE/USDT", "FFF/USDT")
-SETTINGS = ScreenSettings(window_bars=N_BARS)
+SETTINGS = ScreenSettings(window_bars=N_BARS, method="benjamini_hochberg")
 
 
 def market(seed: int = 0) -> Float2D:
@@ -109,7 +109,7 @@ def test_the_direction_of_the_lower_p_value_is_kept_and_candidates_are_in_its_or
 
 def test_directions_of_equal_p_values_are_told_apart_by_name() -> None:
     # A deviation without memory: both p-values are exactly 0, its half-life below one bar.
-    settings = ScreenSettings(window_bars=N_BARS, half_life_min_bars=0.0)
+    settings = SETTINGS.model_copy(update={"half_life_min_bars": 0.0})
     log_prices = market()
     noise = np.random.default_rng(0).normal(size=N_BARS)
     log_prices[:, 5] = log_prices[:, 4] + 0.001 * noise
@@ -222,7 +222,7 @@ def test_each_filter_refuses_with_its_value_and_bound(bound: dict[str, float], r
 
 
 def test_all_reasons_are_given_at_once() -> None:
-    settings = ScreenSettings(window_bars=N_BARS, crossings_min=390, hedge_ratio_min=4.0)
+    settings = SETTINGS.model_copy(update={"crossings_min": 390, "hedge_ratio_min": 4.0})
     (_, _, reason), _ = screen(market(), settings).refused
     assert reason.count(" is below ") == 2
 
@@ -310,7 +310,7 @@ def test_a_thousand_hours_of_real_coins(data_folder: Path) -> None:
         np.log(close.to_numpy()),
         volume.loc[close.index, symbols].to_numpy(),
         symbols,
-        ScreenSettings(),
+        ScreenSettings(method="benjamini_hochberg"),
     )
     assert len(screened.tests.p_value) == 15_006
     assert int((screened.tests.p_value < 0.05).sum()) == 1_329

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from shared.errors import DataError
 from shared.quant.cointegration import engle_granger_all_pairs
+from shared.quant.empirical_null import adjusted_by_null, smallest_null_p_values
 from shared.quant.mean_reversion import (
     correlation_of_changes,
     half_life_bars,
@@ -25,7 +26,7 @@ from shared.quant.mean_reversion import (
 from shared.quant.multiple_testing import benjamini_hochberg, benjamini_yekutieli
 from shared.quant.typing import Bool1D, Float1D, Float2D, Int1D
 
-Method = Literal["benjamini_hochberg", "benjamini_yekutieli", "p_value", "top_n"]
+Method = Literal["empirical_null", "benjamini_hochberg", "benjamini_yekutieli", "p_value", "top_n"]
 Status = Literal["candidate", "active", "closing_only"]
 
 MS_PER_HOUR = 3_600_000
@@ -37,12 +38,17 @@ class ScreenSettings(BaseModel, frozen=True, extra="forbid"):
     Attributes
     ----------
     method
-        `benjamini_hochberg`, `benjamini_yekutieli`: accept q-values of at most `level`, so
-        that at most this share of what is accepted is expected to be false; `p_value`: accept
-        p-values of at most `level`, without regard to how many tests were made; `top_n`:
-        accept the `top_n` tests with the lowest p-values, good or not.
+        `empirical_null`: accept p-values so low that `null_copies` sign-flipped copies of the
+        universe hold one in a share of at most `level`: if nothing is cointegrated, anything
+        at all is accepted that rarely. `benjamini_hochberg`, `benjamini_yekutieli`: accept
+        q-values of at most `level`, so that at most this share of what is accepted is
+        expected to be false. `p_value`: accept p-values of at most `level`, without regard to
+        how many tests were made. `top_n`: accept the `top_n` tests with the lowest p-values,
+        good or not.
     level
-        The level of the first three methods.
+        The level of all methods but `top_n`.
+    null_copies
+        Copies made by `empirical_null`; the lowest level it can tell is 1 / (1 + copies).
     window_bars
         Bars a screen looks back on.
     top_n
@@ -67,8 +73,9 @@ class ScreenSettings(BaseModel, frozen=True, extra="forbid"):
         How long a pair that left is still followed.
     """
 
-    method: Method = "benjamini_hochberg"
+    method: Method = "empirical_null"
     level: float = Field(0.05, gt=0, lt=1)
+    null_copies: int = Field(99, ge=19)
     window_bars: int = Field(1000, ge=200)
     top_n: int = Field(20, gt=0)
     enter_after_screens: int = Field(3, ge=1)
@@ -111,8 +118,8 @@ class PairTests:
     lag : ndarray of int64, shape (m,)
         As in `EngleGrangerResult`.
     q_value : ndarray of float64, shape (m,)
-        p-value adjusted for all m tests: by Benjamini and Yekutieli where they are the
-        method, else by Benjamini and Hochberg.
+        p-value adjusted for all m tests: by the copies or by Benjamini and Yekutieli where
+        they are the method, else by Benjamini and Hochberg.
     accepted : ndarray of bool, shape (m,)
         By the method alone, before every filter.
     n_bars
@@ -290,8 +297,14 @@ def _test_pairs(symbols: Sequence[str], log_prices: Float2D, settings: ScreenSet
     result = engle_granger_all_pairs(log_prices)
     y_index, x_index = np.nonzero(~np.eye(len(symbols), dtype=np.bool_))
     p_value = result.p_value[y_index, x_index]
-    by_yekutieli = settings.method == "benjamini_yekutieli"
-    q_value = benjamini_yekutieli(p_value) if by_yekutieli else benjamini_hochberg(p_value)
+    if settings.method == "empirical_null":
+        # The same signs at every screen: the bar for a pair then moves with the market alone.
+        smallest = smallest_null_p_values(log_prices, settings.null_copies, seed=0)
+        q_value = adjusted_by_null(p_value, smallest)
+    elif settings.method == "benjamini_yekutieli":
+        q_value = benjamini_yekutieli(p_value)
+    else:
+        q_value = benjamini_hochberg(p_value)
     if settings.method == "top_n":
         accepted = np.zeros(len(p_value), dtype=np.bool_)
         accepted[_by_p_value(symbols, y_index, x_index, p_value)[: settings.top_n]] = True

@@ -1,0 +1,70 @@
+"""What the smallest p-value of a universe looks like when nothing in it is cointegrated."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shared.quant.cointegration import engle_granger_all_pairs
+from shared.quant.typing import Float1D, Float2D
+
+
+def smallest_null_p_values(log_prices: Float2D, n_copies: int, seed: int) -> Float1D:
+    """Return the smallest p-value of each of several sign-flipped copies of a universe.
+
+    In a copy the changes of every bar, less their means, keep their sizes and their relation
+    to each other and have their sign drawn anew, one for all series. Every spread is then a
+    walk without memory; how volatile the bars are, in which clusters, and how the series move
+    together is that of the universe itself.
+
+    Parameters
+    ----------
+    log_prices : ndarray of float64, shape (T, N)
+        As of `engle_granger_all_pairs`.
+    n_copies
+        Copies to make.
+    seed
+        Of the signs.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_copies,)
+        In ascending order.
+
+    Raises
+    ------
+    DataError
+        As `engle_granger_all_pairs`.
+
+    References
+    ----------
+    P. H. Westfall and S. S. Young (1993), "Resampling-based multiple testing", Wiley.
+    """
+    changes = np.diff(log_prices, axis=0)
+    changes = changes - changes.mean(axis=0)
+    rng = np.random.default_rng(seed)
+    smallest = np.empty(n_copies)
+    for copy in range(n_copies):
+        signs = rng.choice((-1.0, 1.0), size=(len(changes), 1))
+        walks = np.vstack([np.zeros(changes.shape[1]), (changes * signs).cumsum(axis=0)])
+        smallest[copy] = np.nanmin(engle_granger_all_pairs(walks).p_value)
+    return np.sort(smallest)
+
+
+def adjusted_by_null(p_values: Float1D, null_smallest: Float1D) -> Float1D:
+    """Return p-values adjusted for all tests of the universe.
+
+    Parameters
+    ----------
+    p_values : ndarray of float64, shape (m,)
+        Of every test.
+    null_smallest : ndarray of float64, shape (B,)
+        As `smallest_null_p_values` returns them.
+
+    Returns
+    -------
+    ndarray of float64, shape (m,)
+        (1 + copies whose smallest p-value is at or below the test's) / (1 + B): accepting
+        those at or below a level accepts anything at all in that share of null universes.
+    """
+    n_at_or_below = np.searchsorted(null_smallest, p_values, side="right")
+    return np.asarray((1 + n_at_or_below) / (1 + len(null_smallest)), dtype=np.float64)
