@@ -14,6 +14,8 @@ uv:
 
 $(BIN)/mnt: pyproject.toml uv.lock | uv
 	$(UV) sync --frozen --quiet --compile-bytecode
+	@echo "compiling the numeric kernels, once"
+	@$(BIN)/mnt compile
 	@touch $(BIN)/mnt
 
 .PHONY: install
@@ -38,6 +40,10 @@ test: install ## Run every test that takes seconds, the short chaos run included
 .PHONY: up
 up: install ## Run the whole fleet on this machine until Ctrl-C; no Docker needed
 	@$(BIN)/mnt up
+
+.PHONY: bench
+bench: install ## Measure speed and exactness beside references
+	@$(BIN)/mnt bench
 
 .PHONY: secrets
 secrets: ## Make the secrets of the containers that are missing

@@ -6,6 +6,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.features import store
 from shared.bus.consumer import UnitOfWork
+from shared.bus.log import newest_consumed_close
+from shared.clock import ms_of_instant
 from shared.events.features import FeaturesComputed
 from shared.events.ingest import BarsClosed
 from shared.events.screener import PairsScreened
@@ -32,10 +34,10 @@ class Features:
     async def reload(self, connection: AsyncConnection) -> None:
         """Take the rosters from the log; feature streams are learnt again when needed."""
         self._rosters = await store.consumed_rosters(connection, _ROSTERS_KEPT)
+        timeframe = self._settings.trade_timeframe
+        last = await newest_consumed_close(connection, "features", f"bars.{timeframe}")
         self._follower = PairFollower(
-            self._settings.features,
-            self._settings.trade_timeframe,
-            await store.last_computed_ms(connection),
+            self._settings.features, timeframe, None if last is None else ms_of_instant(last)
         )
 
     async def follow_roster(self, roster: PairsScreened, unit: UnitOfWork) -> None:

@@ -20,18 +20,19 @@ from shared.clock import ms_of_instant
 from shared.errors import SettingsError
 from shared.quant.bar_checks import BarCheckSettings
 from shared.secret_files import read_secret, secrets_from_files
+from shared.venues.settings import MarketSettings
 
 _PREFIX = "MNT_"
 _DELIMITER = "__"
 
 
 class Recording(BaseModel, frozen=True, extra="ignore"):
-    """The recorded market.
+    """The market of a replay, which ingest moves.
 
     Attributes
     ----------
     bars
-        Parquet files; without any the venue lists no symbol.
+        Parquet files; without any the market is that of `Settings.market`.
     end
         Bars that close after it do not exist.
     """
@@ -67,7 +68,9 @@ class Settings(BaseSettings):
     execution
         What a fill costs.
     replay
-        The recorded market.
+        A recorded market in lockstep; while it names files nothing else counts.
+    market
+        The market that moves by itself.
     """
 
     model_config = SettingsConfigDict(
@@ -85,6 +88,7 @@ class Settings(BaseSettings):
     portfolio: SizingSettings = SizingSettings()
     execution: FillTerms = FillTerms()
     replay: Recording = Recording()
+    market: MarketSettings = MarketSettings()
 
     @property
     def store_file(self) -> Path:

@@ -7,13 +7,15 @@ reported, the backtest what the fill kernel gave.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from shared.book.control import TradingControl, TradingState
 from shared.book.execution import Execution, FillTerms
 from shared.book.instrument import Instrument
 from shared.book.orders import (
     IN_FLIGHT,
+    TAKEN,
     Order,
     OrderState,
     Side,
@@ -133,6 +135,7 @@ class _Draft:
     ) -> None:
         self.instruments = instruments
         self.closes_at_ms = closes_at_ms
+        self.previous_ms = ledger.closes_at_ms
         self.cash_e8 = ledger.cash_e8
         self.positions = dict(ledger.positions)
         self.orders = dict(ledger.orders)
@@ -142,7 +145,16 @@ class _Draft:
         self.changed_orders: dict[str, Order] = {}
         self.changed_positions: dict[str, PairPosition] = {}
         self.submit: list[Order] = []
-        self.cancel: list[Order] = []
+        self.cancel: dict[str, Order] = {}
+
+    @property
+    def is_new_close(self) -> bool:
+        """Whether time moves on: a close may come in several events, an event late."""
+        return self.previous_ms is None or self.closes_at_ms > self.previous_ms
+
+    @property
+    def is_late(self) -> bool:
+        return self.previous_ms is not None and self.closes_at_ms < self.previous_ms
 
     def put_order(self, order: Order) -> None:
         self.changed_orders[order.client_order_id] = order
@@ -153,6 +165,9 @@ class _Draft:
         self.cash_e8 += position.cash_e8 - (previous.cash_e8 if previous else 0)
         self.changed_positions[position.position_id] = position
         self.positions[position.position_id] = position
+
+    def withdraw(self, orders: Iterable[Order]) -> None:
+        self.cancel |= {order.client_order_id: order for order in orders}
 
     def working_orders_of(self, pair: str) -> list[Order]:
         return [o for o in self.orders.values() if o.pair == pair and o.is_working]
@@ -168,6 +183,7 @@ def settle_close(
     instruments: Mapping[str, Instrument],
     terms: FillTerms,
     identity: Identity,
+    control: TradingControl = TradingControl(),
 ) -> Settlement:
     """Settle one close.
 
@@ -181,42 +197,47 @@ def settle_close(
         What the venue reports of working orders; fills booked earlier are recognised.
     instruments, terms, identity
         Units, costs, and the names that make order ids.
+    control
+        What a person lets the book trade.
 
     Notes
     -----
     In this order: marks, fills, funding, compensation of what fills and refusals left
-    behind, intents. An order decided here trades from the next bar on. A close without any
-    mark (no pair had features) does not move the book's time, so that funding is charged
-    for it at the next close that has prices.
+    behind, intents, what `control` withdraws and closes. An order decided here trades from
+    the next bar on. The book's time never goes back: of a late close the marks are stale and
+    left out. Compensation is sent once a close, so that its order ids are never used twice,
+    however many events the close has.
     """
     draft = _Draft(ledger, instruments, requested.closes_at_ms)
     for mark in requested.marks:
-        if mark.symbol in instruments:
+        if mark.symbol in instruments and not draft.is_late:
             instrument = instruments[mark.symbol]
             draft.marks_ticks[mark.symbol] = instrument.price_ticks(mark.price, "nearest")
     for report in reports:
         _book_report(draft, report)
-    if requested.marks:
-        _charge_due_funding(draft, ledger.closes_at_ms, terms)
+    _charge_due_funding(draft, terms)
     for position in sorted(draft.positions.values(), key=lambda p: p.position_id):
         _move_on(draft, position, identity)
     for intent in requested.intents:
         if intent.action == "open":
-            _open(draft, intent, identity)
-        else:
-            _close(draft, intent, identity)
-    return _conclude(draft, requested.closes_at_ms if requested.marks else ledger.closes_at_ms)
+            _open(draft, intent, identity, control)
+        elif intent.position_id in draft.positions:
+            _close(draft, draft.positions[intent.position_id], intent.intent_id, identity)
+    _enforce(draft, control, identity)
+    return _conclude(draft)
 
 
 def acknowledge(ledger: Ledger, reports: Sequence[OrderReport]) -> tuple[Ledger, tuple[Order, ...]]:
-    """Record the venue's answers to submissions; fills wait for the next close."""
+    """Record the venue's answers to submissions.
+
+    Fills wait for the next close, and so does the end of an order that the venue took: one
+    that has ended is not asked for again, and the fills it had would be lost.
+    """
     orders = dict(ledger.orders)
     changed = []
     for report in reports:
         order = orders[report.client_order_id]
-        state = report.state
-        if state in {OrderState.PARTIALLY_FILLED, OrderState.FILLED}:
-            state = OrderState.ACCEPTED
+        state = OrderState.ACCEPTED if report.state in TAKEN else report.state
         moved = advance_order(order, state, report.reason)
         if moved is not order:
             orders[order.client_order_id] = moved
@@ -263,15 +284,20 @@ def _book_report(draft: _Draft, report: OrderReport) -> None:
                 filled_at_ms,
             )
         )
-    moved = advance_order(order, report.state, report.reason)
+    # What was filled is told by the executions alone: a venue may call an order filled before
+    # it lists the last of them, and an order that has ended is not asked for again.
+    is_trading = report.state in {OrderState.PARTIALLY_FILLED, OrderState.FILLED}
+    state = OrderState.ACCEPTED if is_trading else report.state
+    moved = advance_order(order, state, report.reason)
     if moved is not draft.orders[order.client_order_id]:
         draft.put_order(moved)
 
 
-def _charge_due_funding(draft: _Draft, previous_ms: int | None, terms: FillTerms) -> None:
-    if previous_ms is None or terms.funding_ppm == 0:
+def _charge_due_funding(draft: _Draft, terms: FillTerms) -> None:
+    if draft.previous_ms is None or terms.funding_ppm == 0:
         return
-    settlements = draft.closes_at_ms // FUNDING_INTERVAL_MS - previous_ms // FUNDING_INTERVAL_MS
+    previous = draft.previous_ms // FUNDING_INTERVAL_MS
+    settlements = draft.closes_at_ms // FUNDING_INTERVAL_MS - previous
     if settlements <= 0:
         return
     for position in tuple(draft.positions.values()):
@@ -301,21 +327,21 @@ def _move_on(draft: _Draft, position: PairPosition, identity: Identity) -> None:
         )
     elif position.state is PairState.OPENING and not position.is_single_legged:
         draft.put_position(replace(position, state=PairState.OPEN))
-    elif position.state is not PairState.OPEN:
+    elif position.state is not PairState.OPEN and draft.is_new_close:
         draft.put_position(replace(position, state=PairState.CLOSING))
         intent_id = f"{draft.closes_at_ms}:{position.pair}:unwind"
         _submit_closing_orders(draft, position, intent_id, identity)
 
 
-def _open(draft: _Draft, intent: SubmitOrder, identity: Identity) -> None:
+def _open(draft: _Draft, intent: SubmitOrder, identity: Identity, control: TradingControl) -> None:
     """Open a position on both legs, or deny both."""
-    pair = f"{intent.y}~{intent.x}"
-    if draft.position_of(pair) is not None:
+    if intent.position_id in draft.positions:
         return
+    pair = f"{intent.y}~{intent.x}"
     position = PairPosition(
         intent.position_id, pair, intent.y, intent.x, PairState.OPENING, draft.closes_at_ms
     )
-    denial = _denial(draft, intent)
+    denial = control.denial or _denial(draft, intent)
     for leg in intent.legs:
         order = Order(
             client_order_id(identity.account, identity.run, intent.intent_id, leg.leg, 0),
@@ -340,8 +366,10 @@ def _open(draft: _Draft, intent: SubmitOrder, identity: Identity) -> None:
 
 def _denial(draft: _Draft, intent: SubmitOrder) -> str | None:
     """Return why an opening intent is refused as a whole, or `None`."""
-    if sorted(leg.leg for leg in intent.legs) != ["x", "y"]:
-        return "an opening intent needs exactly the legs y and x"
+    if sorted((leg.leg, leg.symbol) for leg in intent.legs) != [("x", intent.x), ("y", intent.y)]:
+        return f"an opening intent needs exactly the legs y of {intent.y} and x of {intent.x}"
+    if draft.position_of(f"{intent.y}~{intent.x}") is not None:
+        return "the pair's last position is not closed yet"
     for leg in intent.legs:
         instrument = draft.instruments.get(leg.symbol)
         if instrument is None or leg.symbol not in draft.marks_ticks:
@@ -355,17 +383,26 @@ def _denial(draft: _Draft, intent: SubmitOrder) -> str | None:
     return None
 
 
-def _close(draft: _Draft, intent: SubmitOrder, identity: Identity) -> None:
+def _close(draft: _Draft, position: PairPosition, intent_id: str, identity: Identity) -> None:
     """Close what is held of a position; orders that still work are withdrawn first."""
-    position = draft.positions.get(intent.position_id)
-    if position is None or position.state in {PairState.CLOSING, PairState.CLOSED}:
+    if position.state in {PairState.CLOSING, PairState.CLOSED}:
         return
     draft.put_position(replace(position, state=PairState.CLOSING))
     working = draft.working_orders_of(position.pair)
     if working:
-        draft.cancel.extend(working)
+        draft.withdraw(working)
     else:
-        _submit_closing_orders(draft, position, intent.intent_id, identity)
+        _submit_closing_orders(draft, position, intent_id, identity)
+
+
+def _enforce(draft: _Draft, control: TradingControl, identity: Identity) -> None:
+    """Withdraw the orders and close the positions that may not stay."""
+    if control.state is TradingState.HALTED:
+        draft.withdraw(o for o in draft.orders.values() if o.is_working and not o.reduce_only)
+    if control.is_flattening:
+        for position in sorted(draft.positions.values(), key=lambda p: p.position_id):
+            intent_id = f"{draft.closes_at_ms}:{position.pair}:flatten"
+            _close(draft, position, intent_id, identity)
 
 
 def _submit_closing_orders(
@@ -397,14 +434,14 @@ def _submit(draft: _Draft, order: Order) -> None:
     draft.submit.append(submitted)
 
 
-def _conclude(draft: _Draft, closes_at_ms: int | None) -> Settlement:
+def _conclude(draft: _Draft) -> Settlement:
     """Drop what has ended from the book and value the rest."""
     orders = {key: order for key, order in draft.orders.items() if order.is_working}
     positions = {k: p for k, p in draft.positions.items() if p.state is not PairState.CLOSED}
     held = {s for p in positions.values() for s in (p.symbol_y, p.symbol_x)}
     ledger = Ledger(
         draft.cash_e8,
-        closes_at_ms,
+        draft.previous_ms if draft.is_late else draft.closes_at_ms,
         positions,
         orders,
         {key: count for key, count in draft.fill_counts.items() if key in orders},
@@ -417,7 +454,7 @@ def _conclude(draft: _Draft, closes_at_ms: int | None) -> Settlement:
         tuple(draft.changed_orders.values()),
         tuple(draft.changed_positions.values()),
         tuple(draft.submit),
-        tuple(draft.cancel),
+        tuple(draft.cancel.values()),
         equity_e8,
         gross_e8,
     )

@@ -42,9 +42,9 @@ class OrderState(StrEnum):
 
 
 _S = OrderState
-_AT_VENUE = frozenset(
-    {_S.ACCEPTED, _S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.EXPIRED, _S.REJECTED}
-)
+TAKEN = frozenset({_S.ACCEPTED, _S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.EXPIRED})
+"""States of an order that the venue took: it may have fills."""
+_AT_VENUE = TAKEN | {_S.REJECTED}
 TRANSITIONS: dict[OrderState, frozenset[OrderState]] = {
     _S.INITIALISED: frozenset({_S.DENIED, _S.SUBMITTED}),
     _S.SUBMITTED: _AT_VENUE | {_S.UNKNOWN},
@@ -137,15 +137,15 @@ def advance_order(order: Order, state: OrderState, reason: str = "") -> Order:
     Raises
     ------
     PermanentError
-        If the move can never be right, such as a fill of a denied order.
+        If the move can never be right, such as a fill of a denied or a rejected order.
     """
     if state is order.state:
         return order
     if state in TRANSITIONS[order.state]:
         return replace(order, state=state, reason=reason or order.reason)
-    if order.state in _AT_VENUE and state in {_S.SUBMITTED, _S.UNKNOWN, _S.ACCEPTED}:
+    if order.state in _AT_VENUE and state in {_S.SUBMITTED, _S.UNKNOWN}:
         return order
-    if order.state in TERMINAL - {_S.DENIED} and state is _S.PARTIALLY_FILLED:
+    if order.state in TAKEN and state in {_S.ACCEPTED, _S.PARTIALLY_FILLED}:
         return order
     raise PermanentError(
         f"order {order.client_order_id} is {order.state} and cannot become {state}: "

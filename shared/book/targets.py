@@ -134,6 +134,8 @@ def _open(
     missing = [symbol for symbol in key if symbol not in instruments]
     if missing:
         return Decision(signal, None, f"no instrument {', '.join(missing)}")
+    if signal.hedge_ratio <= 0:
+        return Decision(signal, None, f"hedge ratio {signal.hedge_ratio} is not positive")
     size = size_pair(
         settings.pair_gross_e8,
         signal.hedge_ratio,

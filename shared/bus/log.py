@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -168,6 +169,23 @@ _IS_DRAINED = text(
 async def is_drained(connection: AsyncConnection) -> bool:
     """Whether every consumer has reached the head of its streams and no order is in flight."""
     return bool((await connection.execute(_IS_DRAINED)).scalar_one())
+
+
+async def newest_consumed_close(
+    connection: AsyncConnection, consumer: str, topic: str
+) -> datetime | None:
+    """Return the newest close that a consumer has handled of a stream, `None` before any."""
+    found = await connection.execute(
+        text(
+            """
+            SELECT max(closes_at) FROM event_log JOIN consumer_offset USING (topic)
+            WHERE consumer = :consumer AND topic = :topic AND event_log.seq <= consumer_offset.seq
+            """
+        ),
+        {"consumer": consumer, "topic": topic},
+    )
+    newest: datetime | None = found.scalar_one()
+    return newest
 
 
 def fingerprint(payload: bytes) -> bytes:

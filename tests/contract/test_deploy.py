@@ -295,6 +295,10 @@ def run_tool(*command: str | Path, **environment: str) -> None:
     program = shutil.which(command[0])
     if program is None:
         pytest.skip(f"{command[0]} is not installed")
+    if command[:2] == ("docker", "compose"):
+        asked = subprocess.run([program, "compose", "version"], capture_output=True, check=False)
+        if asked.returncode != 0:
+            pytest.skip("docker has no compose")
     result = subprocess.run(
         [program, *command[1:]],
         cwd=PROJECT,

@@ -8,7 +8,7 @@ that is held, not at one whose ratio has moved since.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -109,6 +109,7 @@ def decide_signals(
     settings: SignalSettings,
     spread_space: Literal["log", "price"],
     champion: LogisticModel | None,
+    last_closes_at_ms: int | None,
 ) -> tuple[SignalsRaised, dict[tuple[str, str], PairTrade]]:
     """Decide the signals of one close.
 
@@ -122,12 +123,19 @@ def decide_signals(
         Thresholds, and the space of the spread.
     champion
         The model in force for this close, or `None`.
+    last_closes_at_ms
+        The close decided last, or `None` before the first. More features of the same one,
+        from a symbol whose bar came late, do not count as another bar; those of an earlier
+        one decide nothing.
 
     Returns
     -------
     SignalsRaised, dict
         The event to publish and what to remember from now on.
     """
+    if last_closes_at_ms is not None and computed.closes_at_ms < last_closes_at_ms:
+        return _raised(computed, ()), dict(trades)
+    n_bars = 1 if computed.closes_at_ms != last_closes_at_ms else 0
     position = {name: i for i, name in enumerate(computed.feature_names)}
     rows = {(row.y, row.x): row for row in computed.rows}
     remembered: dict[tuple[str, str], PairTrade] = {}
@@ -136,9 +144,9 @@ def decide_signals(
         trade, row = trades.get(key), rows.get(key)
         signal: Signal | None = None
         if trade is not None and trade.side:
-            trade, signal = _follow(trade, row, computed, position, settings, spread_space)
-        elif trade is not None and trade.cooldown_left > 1:
-            trade = replace(trade, cooldown_left=trade.cooldown_left - 1)
+            trade, signal = _follow(trade, row, computed, position, settings, spread_space, n_bars)
+        elif trade is not None and (trade.cooldown_left > 1 or n_bars == 0):
+            trade = replace(trade, cooldown_left=trade.cooldown_left - n_bars)
         else:
             trade = None
             if row is not None:
@@ -147,13 +155,16 @@ def decide_signals(
             remembered[key] = trade
         if signal is not None:
             signals.append(signal)
-    raised = SignalsRaised(
+    return _raised(computed, signals), remembered
+
+
+def _raised(computed: FeaturesComputed, signals: Iterable[Signal]) -> SignalsRaised:
+    return SignalsRaised(
         closes_at=computed.closes_at,
         timeframe=computed.timeframe,
         signals=tuple(signals),
         marks=marks_of(computed),
     )
-    return raised, remembered
 
 
 def marks_of(computed: FeaturesComputed) -> tuple[Mark, ...]:
@@ -175,6 +186,8 @@ def _consider(
     if row.status != "active" or not settings.entry_z <= abs(z_score) < settings.stop_z:
         return None, None
     if not settings.hedge_ratio_min <= beta <= settings.hedge_ratio_max:
+        return None, None
+    if row.values[position["spread_std"]] <= 0:  # features by hand: no spread to measure exits by
         return None, None
     model = None if settings.signals_from == "z" else champion
     if model is None and settings.signals_from == "model":
@@ -208,20 +221,16 @@ def _follow(
     position: Mapping[str, int],
     settings: SignalSettings,
     spread_space: Literal["log", "price"],
+    n_bars: int,
 ) -> tuple[PairTrade, Signal | None]:
-    """Hold a trade for another close, or leave it."""
-    if row is None:
-        trade = replace(
-            trade, bars_held=trade.bars_held + 1, missing_closes=trade.missing_closes + 1
-        )
-    else:
-        trade = replace(
-            trade,
-            bars_held=trade.bars_held + 1,
-            missing_closes=0,
-            last_close_y=row.close_y,
-            last_close_x=row.close_x,
-        )
+    """Hold a trade for `n_bars` more closes, one or none, or leave it."""
+    trade = replace(
+        trade,
+        bars_held=trade.bars_held + n_bars,
+        missing_closes=trade.missing_closes + n_bars if row is None else 0,
+    )
+    if row is not None:
+        trade = replace(trade, last_close_y=row.close_y, last_close_x=row.close_x)
     z_score = held_z(
         trade.last_close_y,
         trade.last_close_x,
