@@ -233,10 +233,16 @@ async def bars_at_keys(
     rows = await connection.execute(
         text(
             """
-            SELECT symbol, closes_at, open, high, low, close, volume FROM bars
-            JOIN unnest(CAST(:symbols AS text[]), CAST(:closes AS timestamptz[]))
-              AS wanted(symbol, closes_at) USING (symbol, closes_at)
-            WHERE venue = :venue AND timeframe = :timeframe
+            SELECT bar.* FROM unnest(
+                CAST(:symbols AS text[]), CAST(:closes AS timestamptz[])
+            ) AS wanted(symbol, closes_at)
+            -- Key by key: a join would go through all bars until they are analysed.
+            CROSS JOIN LATERAL (
+                SELECT symbol, closes_at, open, high, low, close, volume FROM bars
+                WHERE venue = :venue AND timeframe = :timeframe
+                  AND bars.closes_at = wanted.closes_at AND bars.symbol = wanted.symbol
+                LIMIT 1
+            ) AS bar
             """
         ),
         {
