@@ -321,7 +321,7 @@ async def test_orders_that_would_break_a_rule_are_refused_in_ccxts_own_classes(
     async with trading(tmp_path, kind) as (client, _):
         with pytest.raises(InvalidOrder):
             await client.create_order(symbol, "limit", "buy", 1, 101.6, {"postOnly": True})
-        with pytest.raises(ExchangeError, match="(?i)notional"):
+        with pytest.raises(ExchangeError, match=r"(?i)notional"):
             await client.create_order(symbol, "market", "buy", 0.01)  # about one USDT
         if kind is SPOT:
             with pytest.raises(InsufficientFunds):
