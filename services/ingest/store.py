@@ -233,12 +233,11 @@ async def bars_at_keys(
     rows = await connection.execute(
         text(
             """
-            SELECT bar.* FROM unnest(
-                CAST(:symbols AS text[]), CAST(:closes AS timestamptz[])
-            ) AS wanted(symbol, closes_at)
-            -- Key by key: a join would go through all bars until they are analysed.
-            CROSS JOIN LATERAL (
-                SELECT symbol, closes_at, open, high, low, close, volume FROM bars
+            SELECT wanted.symbol, wanted.closes_at, open, high, low, close, volume
+            FROM unnest(CAST(:symbols AS text[]), CAST(:closes AS timestamptz[]))
+              AS wanted(symbol, closes_at)
+            CROSS JOIN LATERAL (  -- one probe a key: a plan made while the table was small scans
+                SELECT open, high, low, close, volume FROM bars
                 WHERE venue = :venue AND timeframe = :timeframe
                   AND bars.closes_at = wanted.closes_at AND bars.symbol = wanted.symbol
                 LIMIT 1
