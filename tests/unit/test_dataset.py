@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -64,6 +65,17 @@ def test_ties_in_time_are_in_order_of_the_pairs_whatever_order_they_come_in() ->
     found, turned = dataset([AB, CD]), dataset([CD, AB])
     assert turned.features.tolist() == found.features.tolist()
     assert turned.dataset_id == found.dataset_id
+
+
+def test_many_ties_stay_in_order_of_the_pairs() -> None:
+    pairs = [
+        rows(f"{y}{x}", [2.0 + n / 100, 0.0, 0.0], [12.0, 12.0, 12.0], first_bar=n % 2)
+        for n, (y, x) in enumerate(product("ABCDEFGH", "IJKLMNOP"))
+    ]
+    found = dataset(pairs)
+    assert found.starts.tolist() == [0] * 32 + [1] * 32
+    z_scores = [2.0 + n / 100 for n in range(64)]
+    assert found.features[:, 0].tolist() == z_scores[::2] + z_scores[1::2]
 
 
 def test_the_kind_of_label_is_that_of_the_settings() -> None:
