@@ -13,7 +13,7 @@ from services.ingest.intake import take_in
 from services.ingest.turns import Turns
 from services.ingest.venue_time import VenueTime
 from shared.bus.consumer import UnitOfWork
-from shared.clock import instant_of_ms, monotonic_seconds
+from shared.clock import instant_of_ms
 from shared.errors import MntError, VenueError, VenueUnknownError
 from shared.quant.bars import BarRow, RawBars
 from shared.settings import Settings
@@ -24,6 +24,8 @@ SILENCE_SECONDS = 1.0
 """After so long without a word on the websocket the venue is asked for its time."""
 FILL_SECONDS = 30.0
 """How long a close waits for slow answers about what the websocket did not bring."""
+SILENT_CLOSES = 2
+"""Closes in a row of which the websocket brought nothing before it is given up."""
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 15.0
 _CALLS_AT_ONCE = 8
@@ -73,6 +75,7 @@ class CloseFollower:
         self._feed: CandleFeed | None = None
         self._fill: asyncio.Task[bool] | None = None
         self._tasks: asyncio.TaskGroup | None = None
+        self._n_silent_closes = 0
         self.closes = closes
         self.is_streaming = False
 
@@ -251,12 +254,18 @@ class CloseFollower:
         return bool(answered)
 
     def _doubt_websocket(self, close: int) -> None:
-        """Connect anew when the websocket has been there all along and brought nothing."""
-        if self._feed is None or self.closes.at(close):
+        """Connect anew when the websocket, though open, has brought nothing of several closes."""
+        feed = self._feed
+        is_silent = feed is not None and not self.closes.at(close)
+        if feed is None or not (is_silent and any(map(feed.is_due, self.closes.awaited(close)))):
+            self._n_silent_closes = 0
             return
-        reached_seconds = monotonic_seconds() - self._time.seconds_since(close)
-        if self._feed.opened_seconds < reached_seconds:
-            self._feed.drop(f"it brought no candle that closed at {instant_of_ms(close)}")
+        self._n_silent_closes += 1
+        if self._n_silent_closes == SILENT_CLOSES:
+            self._n_silent_closes = 0
+            feed.drop(
+                f"it brought no candle of {SILENT_CLOSES} closes up to {instant_of_ms(close)}"
+            )
 
     async def _publish(self, close: int, *, is_late: bool) -> None:
         """Record and publish what is here of a close, and go on to the next."""

@@ -26,6 +26,8 @@ CandleStream = tuple[str, str]
 
 PAGE_CANDLES = 1_000
 """Most candles a venue gives in one answer."""
+SUBSCRIBED_AFTER_SECONDS = 10.0
+"""By then a stream of a websocket should have begun."""
 _STREAMS_PER_REQUEST = 100
 _KEEP_ALIVE_MS = 20_000
 _TRADING = "TRADING"
@@ -258,15 +260,7 @@ class VenueCandles:
 
 
 class CandleFeed:
-    """One websocket connection, from its opening until it is lost. Made by `open_feed`.
-
-    Attributes
-    ----------
-    streams
-        What was subscribed to.
-    opened_seconds
-        When it was opened, by `shared.clock.monotonic_seconds`.
-    """
+    """One websocket connection, from its opening until it is lost. Made by `open_feed`."""
 
     def __init__(
         self,
@@ -285,13 +279,12 @@ class CandleFeed:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._latest: dict[CandleStream, LiveCandle] = {}
-        self.streams: set[CandleStream] = set()
-        self.opened_seconds = monotonic_seconds()
+        self._added_seconds: dict[CandleStream, float] = {}
 
     def add(self, streams: Collection[CandleStream]) -> None:
         """Subscribe to more candles; those that are subscribed to already stay."""
-        new = sorted(set(streams) - self.streams)
-        self.streams.update(new)
+        new = sorted(set(streams) - self._added_seconds.keys())
+        self._added_seconds.update(dict.fromkeys(new, monotonic_seconds()))
         for first in range(0, len(new), _STREAMS_PER_REQUEST):
             batch = new[first : first + _STREAMS_PER_REQUEST]
             names = [
@@ -307,6 +300,18 @@ class CandleFeed:
             )
             self._tasks.add(task)
             task.add_done_callback(self._end)
+
+    def is_due(self, stream: CandleStream) -> bool:
+        """Whether a stream that brings nothing is suspicious: it has brought something before.
+
+        One that never has is given some seconds to begin.
+        """
+        added_seconds = self._added_seconds.get(stream)
+        if added_seconds is None:
+            return False
+        return stream in self._latest or (
+            monotonic_seconds() - added_seconds >= SUBSCRIBED_AFTER_SECONDS
+        )
 
     async def lost(self) -> None:
         """Wait until the connection is lost.

@@ -185,21 +185,6 @@ def start(
     return run
 
 
-async def until_streaming(service: Service, n_streams: int) -> None:
-    """Wait until the venue knows what is followed."""
-
-    async def is_streaming() -> bool:
-        source = service.app.state.venue_source
-        follower = source._follower
-        return (
-            follower is not None
-            and follower._feed is not None
-            and len(follower._feed.streams) == n_streams
-        )
-
-    await eventually_async(is_streaming)
-
-
 async def until_subscribed(fleet: Fleet, n_streams: int) -> None:
     async def are_there() -> bool:
         return len(fleet.venue.streams()) == n_streams
@@ -381,16 +366,23 @@ async def test_closes_missed_during_a_cut_are_fetched_and_published_in_order(
 async def test_a_websocket_that_is_open_and_silent_is_replaced(fleet: Fleet, start: Start) -> None:
     async with start():
         await until_subscribed(fleet, 3)
-        silent = set(fleet.venue.subscriptions)
-        fleet.venue.is_silent = True
         await fleet.venue.step(NOW_MS + HOUR_MS)
         await eventually_async(lambda: fleet.has_events(2))
+        silent = set(fleet.venue.subscriptions)
+        fleet.venue.is_silent = True
+        await fleet.venue.step(NOW_MS + 2 * HOUR_MS)
+        await eventually_async(lambda: fleet.has_events(3))
+        assert silent == set(fleet.venue.subscriptions)
+        await fleet.venue.step(NOW_MS + 3 * HOUR_MS)
 
         async def is_replaced() -> bool:
             return not silent & set(fleet.venue.subscriptions)
 
         await eventually_async(is_replaced)
-    assert (await fleet.events())[-1] == ("bars.1h", NOW_MS + HOUR_MS, ("AAA", "BBB", "CCC"))
+        await eventually_async(lambda: fleet.has_events(4))
+    everyone = ("AAA", "BBB", "CCC")
+    expected = [("bars.1h", NOW_MS + hours * HOUR_MS, everyone) for hours in range(4)]
+    assert await fleet.events() == expected
 
 
 async def test_a_late_symbol_comes_in_a_further_event_of_its_close(
