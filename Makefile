@@ -14,6 +14,8 @@ uv:
 
 $(BIN)/mnt: pyproject.toml uv.lock | uv
 	$(UV) sync --frozen --quiet --compile-bytecode
+	@echo "compiling the numeric kernels, once"
+	@$(BIN)/mnt compile
 	@touch $(BIN)/mnt
 
 .PHONY: install
@@ -38,6 +40,33 @@ test: install ## Run every test that takes seconds, the short chaos run included
 .PHONY: up
 up: install ## Run the whole fleet on this machine until Ctrl-C; no Docker needed
 	@$(BIN)/mnt up
+
+.PHONY: bench
+bench: install ## Measure speed and exactness beside references
+	@$(BIN)/mnt bench
+
+.PHONY: secrets
+secrets: ## Make the secrets of the containers that are missing
+	@deploy/make-secrets.sh
+
+.PHONY: compose-up
+compose-up: secrets ## Run the whole fleet in containers
+	docker compose up --detach --build --wait
+
+.PHONY: compose-down
+compose-down: ## Stop the containers; their volumes stay
+	docker compose --profile grafana down
+
+.PHONY: compose-check
+compose-check: ## Check the containers' files with the tools that are installed
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
+	has() { "$$@" >/dev/null 2>&1 || { echo "not checked: '$$*' does not run here" >&2; return 1; }; }; \
+	if has docker compose version; then docker compose --profile grafana config --quiet; fi; \
+	if has hadolint --version; then hadolint deploy/Dockerfile; fi; \
+	if has promtool --version; then \
+	    promtool check config deploy/prometheus/prometheus.yml; \
+	    promtool test rules deploy/prometheus/rules_test.yml; \
+	fi
 
 .PHONY: schemas
 schemas: install ## Write the JSON Schemas of the events anew

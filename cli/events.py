@@ -17,7 +17,7 @@ from shared.database.engine import transaction
 from shared.errors import StoreError
 from shared.events.base import Event
 from shared.events.catalogue import TOPICS, topic_named
-from shared.events.executor import FillsBooked, OrdersUpdated, PositionsChanged
+from shared.events.executor import FillsBooked, OrdersUpdated, PositionsChanged, RiskChanged
 from shared.events.features import FeaturesComputed
 from shared.events.ingest import BarsClosed
 from shared.events.portfolio import OrdersRequested
@@ -211,6 +211,9 @@ def notable(event: Event) -> Iterator[str]:
         case PairsScreened():
             active = sum(pair.status == "active" for pair in event.pairs)
             yield f"{event.summary} ({active} active)"
+        case ModelPromoted(is_rollback=True):
+            now = "no model" if event.sha256 is None else f"version {event.model_version}"
+            yield f"{event.name} is rolled back: {now} is {event.alias}: {event.override_reason}"
         case ModelPromoted():
             why = f" by override: {event.override_reason}" if event.override_reason else ""
             yield f"{event.name} version {event.model_version} is {event.alias}{why}"
@@ -237,3 +240,6 @@ def notable(event: Event) -> Iterator[str]:
         case PositionsChanged():
             for position in event.positions:
                 yield f"{position.pair} is {position.state}, equity {event.equity_e8 / 1e8:,.2f}"
+        case RiskChanged():
+            flat = ", every pair is being closed" if event.is_flattening else ""
+            yield f"trading is {event.state}{flat}, says {event.decided_by}: {event.reason}"

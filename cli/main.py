@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -34,7 +35,9 @@ dead_app = typer.Typer(help="Messages that could not be handled.", no_args_is_he
 db_app = typer.Typer(help="The record in Postgres.", no_args_is_help=True)
 events_app = typer.Typer(help="The events on the bus.", no_args_is_help=True)
 app.add_typer(dead_app, name="dead")
+import_app = typer.Typer(help="Bring recorded data into the record.", no_args_is_help=True)
 app.add_typer(events_app, name="events")
+app.add_typer(import_app, name="import")
 app.add_typer(db_app, name="db")
 
 HomeOption = Annotated[
@@ -56,7 +59,10 @@ EndOption = Annotated[str | None, typer.Option("--end", help="Last close (ISO 86
 def run() -> None:
     """Run the command; an error of ours is a message and exit code 1, not a traceback."""
     # Standard output belongs to results, which programs read.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+    )
     try:
         app()
     except MntError as error:
@@ -224,6 +230,29 @@ def train(as_json: JsonOption = False, home: HomeOption = None) -> None:
     _emit(trained, as_json, lambda console: console.print(trained))
 
 
+@import_app.command("bars")
+def import_bars(
+    files: Annotated[list[Path], typer.Argument(help="Parquet files of bars.")],
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Add recorded bars to the record as history; those it has are left as they are."""
+    from cli.import_bars import import_bars as run_import
+    from shared.settings import strategy_of
+
+    imported = asyncio.run(run_import(resolve_home(home), files, strategy_of(overrides or ())))
+
+    def show(console: Console) -> None:
+        table = Table("venue", "timeframe", "accepted", "quarantined", "known already")
+        for part in imported:
+            counts = (part.accepted, part.quarantined, part.known)
+            table.add_row(part.venue, part.timeframe, *(f"{count:,}" for count in counts))
+        console.print(table)
+
+    _emit([asdict(part) for part in imported], as_json, show)
+
+
 @app.command()
 def export(
     what: Annotated[str, typer.Argument(help="bars, or a table of the record.")],
@@ -354,6 +383,47 @@ def screen(
         console.print(table)
 
     _emit(screening.summary(screened), as_json, show)
+
+
+@app.command("compile")
+def compile_() -> None:
+    """Compile the numeric kernels, so that nothing waits for them later."""
+    from cli.kernels import compile_kernels
+
+    compile_kernels()
+
+
+@app.command()
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Benchmarks to run; all if none is named.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure speed and exactness beside references, in one run on the same data."""
+    from cli.bench.run import run as run_benchmarks
+
+    data_folder = Path(os.environ.get("MNT_DATA") or "../shared/data")
+    console = Console(stderr=True)
+    figures = []
+    for figure in run_benchmarks(names or (), data_folder):
+        console.print(f"{figure.name} done", highlight=False)
+        figures.append(figure)
+
+    def show(out: Console) -> None:
+        table = Table("name", "figure", "reference", "unit", "ratio", "data")
+        for figure in figures:
+            table.add_row(
+                figure.name,
+                f"{figure.figure:,.4g}",
+                figure.reason or f"{figure.reference:,.4g}",
+                figure.unit,
+                "" if figure.ratio is None else f"{figure.ratio:,.4g}",
+                figure.data,
+            )
+        out.print(table)
+
+    _emit([asdict(figure) for figure in figures], as_json, show)
 
 
 @app.command()

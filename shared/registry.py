@@ -155,6 +155,19 @@ class ModelRegistry:
         with self._client(f"point {alias} of {name} at version {version}") as client:
             client.set_registered_model_alias(name, alias, str(version))
 
+    def delete_alias(self, name: str, alias: str) -> None:
+        """Take an alias of a model away; one that does not exist is away already.
+
+        Raises
+        ------
+        PermanentError
+            If there is no such model.
+        StoreError
+            If MLflow does not answer.
+        """
+        with self._client(f"take {alias} of {name} away") as client:
+            client.delete_registered_model_alias(name, alias)
+
     def load(self, name: str, sha256: str) -> bytes:
         """Return the bytes of the model with this hash.
 

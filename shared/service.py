@@ -12,14 +12,20 @@ import logging
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Literal
 
 import structlog
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import PlainTextResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.routing import BaseRoute
 
 from shared.bus import log, metrics
 from shared.bus.consumer import Consumer, Routes
@@ -28,10 +34,18 @@ from shared.clock import instant_of_ms, monotonic_seconds, utc_now
 from shared.database.engine import create_engine, insert_rows, transaction
 from shared.database.tables import service_control
 from shared.errors import FatalError, SettingsError, StoreError
+from shared.rest import answer_errors, refusals
 from shared.settings import Settings, load_settings
 
-STALLED_AFTER_SECONDS = 60.0
-"""Without progress for so long although events wait, a consumer counts as dead."""
+STALLED_AFTER_SECONDS = 180.0
+"""Without progress for so long although events wait, a consumer counts as dead.
+
+Longer than a training or the first compilation of a kernel takes on a busy machine.
+"""
+
+_METRICS_EXAMPLE = """# TYPE mnt_bus_lag_events gauge
+mnt_bus_lag_events{consumer="signals",topic="features.computed"} 0.0
+"""
 
 logger = structlog.get_logger()
 
@@ -50,6 +64,51 @@ def configure_logging(service: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
+
+
+class Health(BaseModel):
+    """Whether a service works, and what is wrong where it does not."""
+
+    service: str
+    healthy: bool
+    faults: list[str]
+
+
+class Readiness(BaseModel):
+    """Whether a service has started, and what it waits for where it has not."""
+
+    service: str
+    ready: bool
+    waiting_for: str | None
+
+
+class Status(BaseModel):
+    """How far a service is.
+
+    Attributes
+    ----------
+    lag, lag_by_stream
+        Events that wait, in all and by consumed stream.
+    last_close
+        Of the last event handled since the process started.
+    last_error
+        Of the event or the request that last failed, until one has been handled again.
+    """
+
+    service: str
+    version: str
+    state: Literal["starting", "running", "paused"]
+    lag: int
+    lag_by_stream: dict[str, int]
+    last_close: datetime | None
+    last_error: str | None
+
+
+class PauseState(BaseModel):
+    """Whether a service handles events."""
+
+    service: str
+    state: Literal["running", "paused"]
 
 
 class Runtime:
@@ -126,6 +185,35 @@ class Runtime:
             metrics.LAG.labels(self.name, topic).set(events)
         return lag
 
+    async def status(self) -> Status:
+        """Return how far the service is."""
+        consumer = self.consumer
+        closes_at_ms = consumer.last_closes_at_ms
+        lag = await self.lag()
+        state: Literal["starting", "running", "paused"] = "starting"
+        if consumer.is_started.is_set():
+            state = "paused" if consumer.is_paused else "running"
+        return Status(
+            service=self.name,
+            version=self.version,
+            state=state,
+            lag=sum(lag.values()),
+            lag_by_stream=lag,
+            last_close=None if closes_at_ms is None else instant_of_ms(closes_at_ms),
+            last_error=consumer.last_error,
+        )
+
+    async def set_paused(self, *, is_paused: bool) -> PauseState:
+        """Pause the consumer or let it go on, also after a restart of the process."""
+        row = {"service": self.name, "is_paused": is_paused, "changed_at": utc_now()}
+        async with transaction(self.engine) as connection:
+            await insert_rows(
+                connection, service_control, [row], update=("is_paused", "changed_at")
+            )
+        self.consumer.is_paused = is_paused
+        self.consumer.wake()
+        return PauseState(service=self.name, state="paused" if is_paused else "running")
+
     async def faults(self) -> list[str]:
         """Return why the service is not well; an empty list means it is."""
         consumer = self.consumer
@@ -158,7 +246,8 @@ def create_service(
     build
         Makes the routes of the consumer from the runtime; called once at start.
     *routers
-        REST routes of the service's own.
+        REST routes of the service's own; one with the path and method of a common route
+        stands in its place.
     """
     configure_logging(name)
     runtime = Runtime(name, version, settings)
@@ -170,17 +259,37 @@ def create_service(
         yield
         await runtime.stop()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title=f"mntrading {name}",
         version=version,
         lifespan=lifespan,
         description=f"Control of the {name} service. Routes that change state need the token.",
+        responses=refusals(422, 503),
     )
     app.state.runtime = runtime
-    app.include_router(_common_routes(runtime))
-    for router in routers:
+    answer_errors(app)
+    common = _common_routes(runtime)
+    own = {operation for router in routers for operation in _operations(*router.routes)}
+    common.routes[:] = [route for route in common.routes if own.isdisjoint(_operations(route))]
+    for router in (common, *routers):
         app.include_router(router)
     return app
+
+
+def _operations(*routes: BaseRoute) -> set[tuple[str, str]]:
+    """Return path and method of everything that routes answer to."""
+    found = (route for route in routes if isinstance(route, APIRoute))
+    return {(route.path, method) for route in found for method in route.methods or ()}
+
+
+def runtime_of(request: Request) -> Runtime:
+    """Return the runtime of the service that a request was sent to."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+ServedBy = Annotated[Runtime, Depends(runtime_of)]
+"""Parameter of a route: the runtime of its service."""
 
 
 def serve(application: str) -> None:
@@ -250,69 +359,67 @@ def _common_routes(runtime: Runtime) -> APIRouter:
     router = APIRouter()
     guard = Depends(TokenGuard(runtime.settings))
 
-    @router.get("/health", summary="Whether the consumer, and not just the process, lives")
-    async def health(response: Response) -> dict[str, Any]:
+    @router.get(
+        "/health",
+        summary="Whether the consumer, and not just the process, lives",
+        responses={503: {"model": Health}},
+    )
+    async def health(response: Response) -> Health:
+        """Answer 503 with the faults when it does not."""
         try:
             faults = await runtime.faults()
         except StoreError as error:
             faults = [str(error)]
         response.status_code = 503 if faults else 200
-        return {"service": runtime.name, "healthy": not faults, "faults": faults}
+        return Health(service=runtime.name, healthy=not faults, faults=faults)
 
-    @router.get("/ready", summary="Whether the service has its lock, its state and its streams")
-    async def ready(response: Response) -> dict[str, Any]:
+    @router.get(
+        "/ready",
+        summary="Whether the service has its lock, its state and its streams",
+        responses={503: {"model": Readiness}},
+    )
+    async def ready(response: Response) -> Readiness:
+        """Answer 503 with what it waits for until it has."""
         consumer = runtime.consumer
         is_ready = consumer.is_started.is_set() and runtime.is_running
         response.status_code = 200 if is_ready else 503
-        return {"service": runtime.name, "ready": is_ready, "waiting_for": consumer.last_error}
+        return Readiness(service=runtime.name, ready=is_ready, waiting_for=consumer.last_error)
 
-    @router.get("/metrics", summary="Prometheus metrics")
+    @router.get(
+        "/metrics",
+        summary="Prometheus metrics",
+        response_class=PlainTextResponse,
+        responses={200: {"content": {"text/plain": {"example": _METRICS_EXAMPLE}}}},
+    )
     async def show_metrics() -> Response:
+        """Answer in the exposition format of Prometheus."""
         with contextlib.suppress(StoreError):
             await runtime.lag()
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/status", summary="Lag, last close and state")
-    async def status() -> dict[str, Any]:
-        consumer = runtime.consumer
-        closes_at_ms = consumer.last_closes_at_ms
-        try:
-            lag = await runtime.lag()
-        except StoreError as error:
-            raise HTTPException(503, str(error)) from error
-        if not consumer.is_started.is_set():
-            state = "starting"
-        else:
-            state = "paused" if consumer.is_paused else "running"
-        return {
-            "service": runtime.name,
-            "version": runtime.version,
-            "state": state,
-            "lag": sum(lag.values()),
-            "lag_by_stream": lag,
-            "last_close": None if closes_at_ms is None else instant_of_ms(closes_at_ms),
-            "last_error": consumer.last_error,
-        }
+    async def status() -> Status:
+        """Tell how many events wait, what was handled last and what went wrong last."""
+        return await runtime.status()
 
-    async def set_paused(is_paused: bool) -> dict[str, Any]:
-        row = {"service": runtime.name, "is_paused": is_paused, "changed_at": utc_now()}
-        try:
-            async with transaction(runtime.engine) as connection:
-                await insert_rows(
-                    connection, service_control, [row], update=("is_paused", "changed_at")
-                )
-        except StoreError as error:
-            raise HTTPException(503, str(error)) from error
-        runtime.consumer.is_paused = is_paused
-        runtime.consumer.wake()
-        return {"service": runtime.name, "state": "paused" if is_paused else "running"}
+    @router.post(
+        "/pause",
+        dependencies=[guard],
+        summary="Stop handling events; they wait",
+        responses=refusals(401),
+    )
+    async def pause() -> PauseState:
+        """Let the event in hand finish and handle no further one, also after a restart."""
+        return await runtime.set_paused(is_paused=True)
 
-    @router.post("/pause", dependencies=[guard], summary="Stop handling events; they wait")
-    async def pause() -> dict[str, Any]:
-        return await set_paused(is_paused=True)
-
-    @router.post("/resume", dependencies=[guard], summary="Handle events again")
-    async def resume() -> dict[str, Any]:
-        return await set_paused(is_paused=False)
+    @router.post(
+        "/resume",
+        dependencies=[guard],
+        summary="Handle events again",
+        responses=refusals(401),
+    )
+    async def resume() -> PauseState:
+        """Go on with the events that wait."""
+        return await runtime.set_paused(is_paused=False)
 
     return router

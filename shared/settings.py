@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
 
 from shared.clock import ms_of_instant
 from shared.errors import SettingsError
 from shared.events.base import describe_faults
+from shared.secret_files import secrets_from_files
 from shared.sleeves.pairs.settings import StrategySettings
 from shared.venues.settings import FollowSettings, MarketSettings
 
@@ -57,13 +59,17 @@ class Settings(BaseSettings, StrategySettings):
     home
         Folder with all state of an embedded fleet.
     database_url, redis_url
-        Where the record and the transport are; the password is part of the URL.
+        Where the record and the transport are.
+    database_password_file
+        File with the password, where it is not part of the URL.
     host, port
         The service's REST address; anything but loopback is for containers.
     api_token_file
         File with the bearer token of routes that change state.
     venue_url, venue_api_key, venue_api_secret
         The venue; only the executor and the paper venue are given the keys.
+    venue_api_key_file, venue_api_secret_file
+        Files with the keys, in place of their values.
     venue_name
         Name under which bars and instruments of the venue are recorded.
     account
@@ -87,6 +93,7 @@ class Settings(BaseSettings, StrategySettings):
     data: Path | None = None
     service_name: str = ""
     database_url: SecretStr = SecretStr("postgresql+asyncpg://mnt@127.0.0.1:5432/mnt")
+    database_password_file: Path | None = None
     redis_url: str = "redis://127.0.0.1:6379/0"
     host: str = "127.0.0.1"
     port: int = Field(8000, gt=0, lt=65536)
@@ -94,6 +101,8 @@ class Settings(BaseSettings, StrategySettings):
     venue_url: str = "http://127.0.0.1:8080"
     venue_api_key: SecretStr | None = None
     venue_api_secret: SecretStr | None = None
+    venue_api_key_file: Path | None = None
+    venue_api_secret_file: Path | None = None
     venue_name: str = "binance"
     account: str = "paper"
     mode: Literal["paper"] = "paper"
@@ -114,16 +123,26 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     Raises
     ------
     SettingsError
-        If a variable with the prefix is unknown or a value is out of bounds.
+        If a variable with the prefix is unknown, a value is out of bounds or the file of a
+        secret cannot be read.
     """
     for name in os.environ if environment is None else environment:
         if name.upper().startswith(PREFIX):
             path = name.upper().removeprefix(PREFIX).lower().replace(SECTION_DELIMITER, ".")
             _require_known(path, f"environment variable {name}")
+    secrets = secrets_from_files(
+        os.environ, ("database_password", "venue_api_key", "venue_api_secret")
+    )
+    database_password = secrets.pop("database_password", None)
     try:
-        return Settings()
+        settings = Settings(**secrets)
     except ValidationError as error:
         raise SettingsError(f"settings: {describe_faults(error)}") from error
+    if database_password is None:
+        return settings
+    return settings.model_copy(
+        update={"database_url": _with_password(settings.database_url, database_password)}
+    )
 
 
 def environment_of(assignments: Iterable[str]) -> dict[str, str]:
@@ -194,6 +213,16 @@ def as_utc(value: str) -> datetime:
             f"{value!r} is not an instant: write it as 2024-03-01 or 2024-03-01T12:00:00Z"
         ) from None
     return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
+
+
+def _with_password(url: SecretStr, password: str) -> SecretStr:
+    parts = make_url(url.get_secret_value())
+    if parts.password is not None:
+        raise SettingsError(
+            f"MNT_DATABASE_URL and {PREFIX}DATABASE_PASSWORD_FILE both give a password: "
+            "take it out of the URL, or unset the file"
+        )
+    return SecretStr(parts.set(password=password).render_as_string(hide_password=False))
 
 
 def _strategy_fields() -> tuple[str, ...]:

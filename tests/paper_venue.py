@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import pyarrow as pa
@@ -22,6 +22,7 @@ from services.paper_exchange.settings import Recording, Settings
 from shared.book.execution import FillTerms
 from shared.venues.gateway import VenueGateway
 from shared.venues.paper_control import PaperControl
+from shared.venues.settings import MarketSettings
 
 BAR_MS = 300_000
 FIRST_CLOSE_MS = 1_704_067_500_000  # 2024-01-01T00:05Z
@@ -96,12 +97,18 @@ def settings_in(
     )
 
 
+def moving_in(home: Path, market: MarketSettings, terms: FillTerms | None = None) -> Settings:
+    """Return the settings of a venue whose market moves by itself."""
+    settings = settings_in(home, terms=terms)
+    return settings.model_copy(update={"replay": Recording(), "market": market})
+
+
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[str]:
-    """Serve a venue on a free port; yields its URL."""
+async def serving(settings: Settings, port: int = 0) -> AsyncIterator[str]:
+    """Serve a venue on a port, by default a free one; yields its URL."""
     runner = web.AppRunner(create_app(settings))
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     try:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
@@ -117,6 +124,32 @@ async def connected(url: str) -> AsyncIterator[VenueGateway]:
         yield gateway
     finally:
         await gateway.close()
+
+
+def rewritten(urls: Any, venue_url: str) -> Any:
+    """Return ccxt's addresses with scheme and host of a venue.
+
+    `stream.binance.com` becomes the path `/stream`: ccxt knows a spot stream by that word.
+    """
+    if isinstance(urls, dict):
+        return {name: rewritten(url, venue_url) for name, url in urls.items()}
+    address = urlsplit(urls)
+    scheme = "ws" if address.scheme.startswith("ws") else "http"
+    prefix = "/stream" if (address.hostname or "").startswith("stream.") else ""
+    return f"{scheme}://{urlsplit(venue_url).netloc}{prefix}{address.path}"
+
+
+@asynccontextmanager
+async def ccxt_client(
+    kind: Callable[[dict[str, Any]], Any], url: str, **options: Any
+) -> AsyncIterator[Any]:
+    """Yield an unmodified client of ccxt whose addresses lead to a venue."""
+    client = kind({"apiKey": KEY, "secret": SECRET, "enableRateLimit": False, "options": options})
+    client.urls["api"] = rewritten(client.urls["api"], url)
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
 
+import numpy as np
 import psutil
 
 from shared.book.execution import FillTerms
@@ -17,9 +18,12 @@ from shared.events.ingest import Bar, BarsClosed
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
 from shared.events.screener import PairsScreened, RosterPair
 from shared.events.signals import Mark, Signal
+from shared.quant.typing import Float1D
+from shared.sleeves.pairs.features import FeatureSettings, FeatureStreams
 from shared.sleeves.pairs.following import Status
 
 T = TypeVar("T")
+Columns = tuple[Float1D, Float1D, Float1D, Float1D]
 
 POLL_SECONDS = 0.02
 BAR_MS = 300_000
@@ -69,6 +73,23 @@ def is_gone(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+class OneStream:
+    """The feature stream of a single pair, between two others that must not matter."""
+
+    def __init__(self, history: Columns, settings: FeatureSettings) -> None:
+        self._streams = FeatureStreams(settings)
+        nothing = np.empty(0)
+        for pair in (("A", "B"), ("C", "D"), ("E", "F")):
+            columns = history if pair == ("C", "D") else (nothing,) * 4
+            self._streams.learn(pair, *columns)
+
+    def update(self, *bar: float) -> Float1D | None:
+        """Append a bar: two closes, two volumes; return its row if it is complete."""
+        columns = [np.array([value]) for value in bar]
+        row: Float1D = self._streams.update([("C", "D")], *columns)[0]
+        return None if np.isnan(row).all() else row
 
 
 # A notional of one is 1e8: Y has ticks of 0.01 and lots of 0.001, X ticks of 1 and lots of 1.

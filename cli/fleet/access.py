@@ -16,11 +16,20 @@ from cli.fleet.supervisor import Supervisor
 from cli.fleet.topology import DATABASE_URL, REDIS_URL, server_specs
 from shared.database.engine import create_engine
 from shared.database.migrate import upgrade
+from shared.settings import load_settings
 
 
 def database_url(home: FleetHome) -> str:
-    """Return the URL of the record: `MNT_DATABASE_URL`, else the home's own Postgres."""
-    return os.environ.get(DATABASE_URL) or postgres_url(home)
+    """Return the URL of the record: `MNT_DATABASE_URL`, else the home's own Postgres.
+
+    Raises
+    ------
+    SettingsError
+        If the environment has a fault, such as a password file that cannot be read.
+    """
+    if os.environ.get(DATABASE_URL):
+        return load_settings().database_url.get_secret_value()
+    return postgres_url(home)
 
 
 def transport_url(home: FleetHome) -> str:

@@ -33,7 +33,9 @@ MLFLOW = "mlflow"
 VENUE_CLIENTS = frozenset({"ingest", "executor"})
 KEY_HOLDERS = frozenset({"executor", PAPER_EXCHANGE})
 """The only processes that are told the keys of the trading account."""
-KEYS = frozenset({"MNT_VENUE_API_KEY", "MNT_VENUE_API_SECRET"})
+KEYS = frozenset(
+    f"MNT_VENUE_API_{part}{suffix}" for part in ("KEY", "SECRET") for suffix in ("", "_FILE")
+)
 
 DATABASE_URL = "MNT_DATABASE_URL"
 REDIS_URL = "MNT_REDIS_URL"

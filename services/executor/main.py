@@ -4,11 +4,12 @@ Consumes
     `orders.requested`.
 Publishes
     `positions.changed`: one event per close; `orders.updated` and `fills.booked` when there
-    are any.
+    are any; `risk.changed` when a person changes what may be traded.
 Owns
-    `orders`, `fills`, `pair_positions`, `account`.
+    `orders`, `fills`, `pair_positions`, `account`, `trading_states`.
 Serves
-    The routes every service has.
+    `GET /orders`, `/fills`, `/positions`; `POST /halt`, `/reduce-only`, `/flatten`; the routes
+    every service has, of which `/status` tells what may be traded and `/resume` lifts it all.
 
 The only service that holds the venue's keys.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
+from services.executor.api import executor_routes
 from services.executor.handlers import Executor
 from shared.bus.consumer import Routes
 from shared.service import Runtime, create_service, serve
@@ -28,22 +30,24 @@ VERSION = "1"
 def create_app() -> FastAPI:
     """Build the service from its settings."""
     settings = load_settings()
+    executor = Executor(settings)
 
     def build(runtime: Runtime) -> Routes:
-        executor = Executor(settings, runtime)
+        executor.attach(runtime)
         return Routes(
             handlers={"orders.requested": executor.settle},
             adopters={
                 "orders.updated": executor.refuse_foreign,
                 "fills.booked": executor.refuse_foreign,
                 "positions.changed": executor.refuse_foreign,
+                "risk.changed": executor.refuse_foreign_change,
             },
             reload=executor.reload,
-            when_idle=executor.resolve_in_flight,
+            when_idle=executor.tidy_up,
             close=executor.close,
         )
 
-    return create_service("executor", VERSION, settings, build)
+    return create_service("executor", VERSION, settings, build, executor_routes(settings, executor))
 
 
 def run() -> None:

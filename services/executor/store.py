@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Row, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.book.control import TradingControl, TradingState
 from shared.book.ledger import Fill, Ledger, Settlement
 from shared.book.orders import Order, OrderState, Side
 from shared.book.positions import PairPosition, PairState
 from shared.clock import instant_of_ms, ms_of_instant
+from shared.database.book import last_account, live_positions, position_of
 from shared.database.engine import insert_rows
-from shared.database.tables import account, fills, orders, pair_positions
+from shared.database.filters import of_pair, within
+from shared.database.tables import account, fills, orders, pair_positions, trading_states
 
 _ORDER_UPDATES = ("state", "filled_lots", "reason")
 _POSITION_UPDATES = (
@@ -43,9 +47,7 @@ async def load_ledger(
     connection: AsyncConnection, capital_e8: int
 ) -> tuple[Ledger, dict[str, int]]:
     """Return the book after the last settled close, and when in-flight orders were sent."""
-    last = (
-        await connection.execute(select(account).order_by(account.c.closes_at.desc()).limit(1))
-    ).one_or_none()
+    last = await last_account(connection)
     if last is None:
         return Ledger(capital_e8), {}
     working, submitted_at_ms = {}, {}
@@ -59,13 +61,10 @@ async def load_ledger(
         .where(fills.c.client_order_id.in_(list(working)))
         .group_by(fills.c.client_order_id)
     )
-    held = await connection.execute(
-        select(pair_positions).where(pair_positions.c.state != PairState.CLOSED.value)
-    )
     ledger = Ledger(
         cash_e8=int(last.cash_e8),
         closes_at_ms=ms_of_instant(last.closes_at),
-        positions={row.position_id: _position(row) for row in held},
+        positions=await live_positions(connection),
         orders=working,
         fill_counts={row[0]: row[1] for row in counts},
         marks_ticks=dict(last.marks_ticks),
@@ -88,23 +87,6 @@ def _order(row: Any) -> Order:
         state=OrderState(row.state),
         filled_lots=row.filled_lots,
         reason=row.reason,
-    )
-
-
-def _position(row: Any) -> PairPosition:
-    return PairPosition(
-        position_id=row.position_id,
-        pair=row.pair,
-        symbol_y=row.symbol_y,
-        symbol_x=row.symbol_x,
-        state=PairState(row.state),
-        opened_at_ms=ms_of_instant(row.opened_at),
-        lots_y=row.lots_y,
-        lots_x=row.lots_x,
-        cash_e8=int(row.cash_e8),
-        fees_e8=int(row.fees_e8),
-        funding_e8=int(row.funding_e8),
-        closed_at_ms=None if row.closed_at is None else ms_of_instant(row.closed_at),
     )
 
 
@@ -224,3 +206,131 @@ async def note_submission(
         text("UPDATE orders SET submitted_at = :at WHERE client_order_id = ANY(:ids)"),
         {"at": submitted_at, "ids": list(ids)},
     )
+
+
+# --- what a person lets the book trade ------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedControl:
+    """What is in force, and who put it there when.
+
+    Attributes
+    ----------
+    from_closes_at
+        The last close handled before the change, if any had been.
+    decided_at
+        By the wall clock.
+    """
+
+    control: TradingControl
+    decided_by: str | None = None
+    from_closes_at: datetime | None = None
+    decided_at: datetime | None = None
+
+
+async def load_control(connection: AsyncConnection) -> RecordedControl:
+    """Return what is in force; an active book where nobody has ever decided anything."""
+    newest = select(trading_states).order_by(trading_states.c.change_id.desc()).limit(1)
+    row = (await connection.execute(newest)).one_or_none()
+    return RecordedControl(TradingControl()) if row is None else _recorded_control(row)
+
+
+async def insert_control(
+    connection: AsyncConnection,
+    control: TradingControl,
+    decided_by: str,
+    from_closes_at: datetime | None,
+    lineage: Mapping[str, str],
+) -> RecordedControl:
+    """Record a change; earlier ones stay, for whoever asks what was in force when."""
+    row = {
+        "from_closes_at": from_closes_at,
+        "state": control.state.value,
+        "is_flattening": control.is_flattening,
+        "reason": control.reason,
+        "decided_by": decided_by,
+        **lineage,
+    }
+    inserted = await connection.execute(
+        insert(trading_states).values(row).returning(trading_states)
+    )
+    return _recorded_control(inserted.one())
+
+
+def _recorded_control(row: Any) -> RecordedControl:
+    return RecordedControl(
+        TradingControl(TradingState(row.state), row.is_flattening, row.reason),
+        row.decided_by,
+        row.from_closes_at,
+        row.ingested_at,
+    )
+
+
+# --- what people ask for --------------------------------------------------------------------
+
+
+async def find_orders(
+    connection: AsyncConnection,
+    *,
+    pair: str | None,
+    state: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+) -> Sequence[Row[Any]]:
+    """Return orders by the close they were decided on, newest first."""
+    query = (
+        select(orders)
+        .where(*of_pair(orders.c.pair, pair), *within(orders.c.created_at, since, until))
+        .order_by(orders.c.created_at.desc(), orders.c.pair, orders.c.leg.desc())
+        .limit(limit)
+    )
+    if state is not None:
+        query = query.where(orders.c.state.in_(_WORKING if state == "working" else (state,)))
+    return (await connection.execute(query)).all()
+
+
+async def find_fills(
+    connection: AsyncConnection,
+    *,
+    pair: str | None,
+    client_order_id: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+) -> Sequence[Row[Any]]:
+    """Return fills by their instant, newest first."""
+    query = (
+        select(fills)
+        .where(*of_pair(fills.c.pair, pair), *within(fills.c.filled_at, since, until))
+        .order_by(fills.c.filled_at.desc(), fills.c.client_order_id, fills.c.fill_number.desc())
+        .limit(limit)
+    )
+    if client_order_id is not None:
+        query = query.where(fills.c.client_order_id == client_order_id)
+    return (await connection.execute(query)).all()
+
+
+async def find_positions(
+    connection: AsyncConnection,
+    *,
+    pair: str | None,
+    state: str,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+) -> list[PairPosition]:
+    """Return positions by the close they were opened on, newest first."""
+    held = pair_positions.c
+    query = (
+        select(pair_positions)
+        .where(*of_pair(held.pair, pair), *within(held.opened_at, since, until))
+        .order_by(held.opened_at.desc(), held.pair)
+        .limit(limit)
+    )
+    if state == "live":
+        query = query.where(held.state != PairState.CLOSED.value)
+    elif state != "all":
+        query = query.where(held.state == state)
+    return [position_of(row) for row in await connection.execute(query)]

@@ -7,13 +7,14 @@ Publishes
 Owns
     `features`, `feature_sets`.
 Serves
-    The routes every service has.
+    `GET /features/{pair}`, and the routes every service has.
 """
 
 from __future__ import annotations
 
 from fastapi import FastAPI
 
+from services.features.api import features_routes
 from services.features.handlers import Features
 from shared.bus.consumer import Routes
 from shared.service import Runtime, create_service, serve
@@ -37,7 +38,7 @@ def create_app() -> FastAPI:
             reload=features.reload,
         )
 
-    return create_service("features", VERSION, settings, build)
+    return create_service("features", VERSION, settings, build, features_routes())
 
 
 def run() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,11 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.clock import instant_of_ms, timeframe_ms
 from shared.database.bars import closes_and_volumes
 from shared.database.engine import insert_rows
+from shared.database.filters import within
 from shared.database.tables import bars, feature_sets, features
 from shared.events.features import FeaturesComputed
 from shared.events.ingest import Bar, BarsClosed
 from shared.events.screener import PairsScreened
-from shared.sleeves.pairs.following import JoinedHistory, Pair, join_legs
+from shared.sleeves.pairs.features import Pair
+from shared.sleeves.pairs.following import JoinedHistory, join_legs
 
 
 async def consumed_rosters(connection: AsyncConnection, most: int) -> list[PairsScreened]:
@@ -108,3 +112,46 @@ async def insert_features(
         for row in computed.rows
     ]
     await insert_rows(connection, features, rows)
+
+
+async def known_pairs(connection: AsyncConnection) -> list[Pair]:
+    """Return every pair that has features, by name.
+
+    It hops through the index from pair to pair, because the table has a row for every close.
+    """
+    rows = await connection.execute(
+        text(
+            """
+            WITH RECURSIVE known AS (
+                (SELECT y, x FROM features ORDER BY y, x LIMIT 1)
+                UNION ALL
+                SELECT following.y, following.x FROM known, LATERAL (
+                    SELECT y, x FROM features WHERE (features.y, features.x) > (known.y, known.x)
+                    ORDER BY y, x LIMIT 1
+                ) AS following
+            )
+            SELECT y, x FROM known
+            """
+        )
+    )
+    return [(row.y, row.x) for row in rows]
+
+
+async def find_features(
+    connection: AsyncConnection,
+    pair: Pair,
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+) -> Sequence[Any]:
+    """Return the features of a pair with their names, newest first."""
+    rows = await connection.execute(
+        select(features, feature_sets.c.names)
+        .join(feature_sets)
+        .where(features.c.y == pair[0], features.c.x == pair[1])
+        .where(*within(features.c.closes_at, since, until))
+        .order_by(features.c.closes_at.desc())
+        .limit(limit)
+    )
+    return rows.all()

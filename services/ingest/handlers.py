@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.ingest import store
+from services.ingest.intake import take_in
 from shared.bus.consumer import Handler, UnitOfWork
-from shared.clock import ms_of_instant, utc_now
 from shared.errors import ContractError
 from shared.events.ingest import BarsClosed
-from shared.quant.bar_checks import BarCheckSettings, check_bars, keys_to_look_up
+from shared.quant.bar_checks import BarCheckSettings
 from shared.quant.bars import RawBars
 from shared.venues.market import bars_closed
 
@@ -21,10 +23,13 @@ class Ingest:
     ----------
     settings
         Bounds of the checks.
+    now_ms
+        Returns the present instant at a venue: no bar of it closes later.
     """
 
-    def __init__(self, settings: BarCheckSettings) -> None:
+    def __init__(self, settings: BarCheckSettings, now_ms: Callable[[str], int]) -> None:
         self._settings = settings
+        self._now_ms = now_ms
 
     async def reload(self, connection: AsyncConnection) -> None:
         """Nothing is kept in memory: the state of the checks is read with every entry."""
@@ -66,19 +71,14 @@ class Ingest:
                 for bar in closed.bars
             ],
         )
-        place = (unit.connection, closed.venue, closed.timeframe)
-        known = await store.known_symbols(*place)
-        prior = await store.prior_bars(*place, sorted(set(raw.symbols) & known))
-        existing = await store.bars_at_keys(*place, keys_to_look_up(raw, prior))
-        checked = check_bars(
+        known = await store.known_symbols(unit.connection, closed.venue, closed.timeframe)
+        accepted = await take_in(
+            unit,
             raw,
-            now_ms=ms_of_instant(utc_now()),
+            now_ms=self._now_ms(closed.venue),
             known=known,
             settings=self._settings,
-            prior=prior,
-            existing=existing,
+            source="stream",
         )
-        await store.insert_quarantined(*place, checked.quarantined, unit.lineage)
-        if len(checked.accepted):
-            await store.insert_bars(unit.connection, checked.accepted, unit.lineage)
-            unit.publish(topic, bars_closed(checked.accepted))
+        if len(accepted):
+            unit.publish(topic, bars_closed(accepted))

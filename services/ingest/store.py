@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-from sqlalchemy import select, text
+from sqlalchemy import Row, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.book.instrument import Instrument
-from shared.clock import instant_of_ms, ms_of_instant
+from shared.clock import TIMEFRAME_MS, instant_of_ms, ms_of_instant, timeframe_ms
 from shared.database.engine import copy_csv, insert_rows
 from shared.database.tables import bar_quarantine, bars, instruments, replay_progress
+from shared.events.catalogue import owned_topics
+from shared.events.screener import PairsScreened
 from shared.quant.bar_checks import PriorBar, QuarantinedBar
-from shared.quant.bars import Bars
+from shared.quant.bars import BarRow, Bars, RawBars
 
 _BAR_COLUMNS = (
     "venue",
@@ -70,7 +74,9 @@ async def copy_bars(
             [
                 pa.repeat(accepted.venue, n_rows),
                 pa.repeat(accepted.timeframe, n_rows),
-                pa.array(closes_at_ms[part]).cast(pa.timestamp("ms", tz="UTC")),
+                # Written without a zone, for which Arrow wants the system's zone files: the
+                # session's is UTC.
+                pa.array(closes_at_ms[part]).cast(pa.timestamp("ms")),
                 symbols.cast(pa.string()),
                 *(pa.array(column[part]) for column in values),
                 pa.repeat(lineage["source_uri"], n_rows),
@@ -192,12 +198,13 @@ async def prior_bars(
         ),
         {"venue": venue, "timeframe": timeframe, "symbols": sorted(symbols)},
     )
+    return _prior_by_symbol(rows)
+
+
+def _prior_by_symbol(rows: Iterable[Row[Any]]) -> dict[str, PriorBar]:
     return {
         row.symbol: PriorBar(
-            ms_of_instant(row.closes_at),
-            row.close,
-            None if row.spike_at is None else ms_of_instant(row.spike_at),
-            row.spike_close,
+            ms_of_instant(row.closes_at), row.close, _ms_or_none(row.spike_at), row.spike_close
         )
         for row in rows
     }
@@ -226,10 +233,15 @@ async def bars_at_keys(
     rows = await connection.execute(
         text(
             """
-            SELECT symbol, closes_at, open, high, low, close, volume FROM bars
-            JOIN unnest(CAST(:symbols AS text[]), CAST(:closes AS timestamptz[]))
-              AS wanted(symbol, closes_at) USING (symbol, closes_at)
-            WHERE venue = :venue AND timeframe = :timeframe
+            SELECT wanted.symbol, wanted.closes_at, open, high, low, close, volume
+            FROM unnest(CAST(:symbols AS text[]), CAST(:closes AS timestamptz[]))
+              AS wanted(symbol, closes_at)
+            CROSS JOIN LATERAL (  -- one probe a key: a plan made while the table was small scans
+                SELECT open, high, low, close, volume FROM bars
+                WHERE venue = :venue AND timeframe = :timeframe
+                  AND bars.closes_at = wanted.closes_at AND bars.symbol = wanted.symbol
+                LIMIT 1
+            ) AS bar
             """
         ),
         {
@@ -249,6 +261,241 @@ async def bars_at_keys(
         )
         for row in rows
     }
+
+
+async def last_bars(
+    connection: AsyncConnection, venue: str, timeframe: str, symbols: Iterable[str]
+) -> dict[str, PriorBar]:
+    """Return what `prior_bars` does, also of symbols whose last bar is old.
+
+    It reads the whole timeframe once, where the other goes back bar by bar and is fast for
+    symbols that are up to date.
+    """
+    rows = await connection.execute(
+        text(
+            """
+            WITH newest AS (
+                SELECT symbol, max(closes_at) AS closes_at FROM bars
+                WHERE venue = :venue AND timeframe = :timeframe AND symbol = ANY(:symbols)
+                GROUP BY symbol
+            )
+            SELECT symbol, newest.closes_at, bars.close, spike.closes_at AS spike_at,
+                   spike.close AS spike_close
+            FROM newest JOIN bars USING (symbol, closes_at)
+            LEFT JOIN LATERAL (
+                SELECT q.closes_at, q.close FROM bar_quarantine AS q
+                WHERE q.symbol = newest.symbol AND q.timeframe = :timeframe AND q.venue = :venue
+                  AND q.reason = 'spike' AND q.closes_at > newest.closes_at
+                ORDER BY q.closes_at DESC LIMIT 1
+            ) AS spike ON TRUE
+            WHERE bars.venue = :venue AND bars.timeframe = :timeframe
+            """
+        ),
+        {"venue": venue, "timeframe": timeframe, "symbols": sorted(symbols)},
+    )
+    return _prior_by_symbol(rows)
+
+
+async def bars_of_close(
+    connection: AsyncConnection, venue: str, timeframe: str, closes_at_ms: int
+) -> Bars:
+    """Return every recorded bar of a close."""
+    rows = await connection.execute(
+        select(bars.c.symbol, bars.c.open, bars.c.high, bars.c.low, bars.c.close, bars.c.volume)
+        .where(bars.c.venue == venue)
+        .where(bars.c.timeframe == timeframe)
+        .where(bars.c.closes_at == instant_of_ms(closes_at_ms))
+    )
+    return _bars_of(venue, timeframe, ((row[0], closes_at_ms, *row[1:]) for row in rows))
+
+
+async def newest_bars(
+    connection: AsyncConnection,
+    venue: str,
+    timeframe: str,
+    symbols: Iterable[str],
+    before_ms: int,
+    within_bars: int,
+) -> Bars:
+    """Return the newest bar of each symbol before an instant, of those that have a recent one."""
+    rows = await connection.execute(
+        text(
+            """
+            SELECT DISTINCT ON (symbol) symbol, closes_at, open, high, low, close, volume
+            FROM bars
+            WHERE venue = :venue AND timeframe = :timeframe AND symbol = ANY(:symbols)
+              AND closes_at >= :since AND closes_at < :before
+            ORDER BY symbol, closes_at DESC
+            """
+        ),
+        {
+            "venue": venue,
+            "timeframe": timeframe,
+            "symbols": sorted(symbols),
+            "since": instant_of_ms(before_ms - within_bars * timeframe_ms(timeframe)),
+            "before": instant_of_ms(before_ms),
+        },
+    )
+    return _bars_of(venue, timeframe, ((row[0], ms_of_instant(row[1]), *row[2:]) for row in rows))
+
+
+async def newest_close(
+    connection: AsyncConnection, venue: str, timeframe: str, up_to_ms: int
+) -> int | None:
+    """Return the last close up to an instant of which a bar is recorded."""
+    newest = await connection.execute(
+        select(func.max(bars.c.closes_at))
+        .where(bars.c.venue == venue)
+        .where(bars.c.timeframe == timeframe)
+        .where(bars.c.closes_at <= instant_of_ms(up_to_ms))
+    )
+    return _ms_or_none(newest.scalar_one())
+
+
+async def recorded_closes(
+    connection: AsyncConnection,
+    venue: str,
+    timeframe: str,
+    symbol: str,
+    after_ms: int,
+    until_ms: int,
+) -> list[int]:
+    """Return the closes in (after, until] of which a symbol has a bar, in order."""
+    found = await connection.execute(
+        select(bars.c.closes_at)
+        .where(bars.c.venue == venue)
+        .where(bars.c.timeframe == timeframe)
+        .where(bars.c.symbol == symbol)
+        .where(bars.c.closes_at > instant_of_ms(after_ms))
+        .where(bars.c.closes_at <= instant_of_ms(until_ms))
+        .order_by(bars.c.closes_at)
+    )
+    return [ms_of_instant(closes_at) for closes_at in found.scalars()]
+
+
+async def last_close_from(connection: AsyncConnection, source: str) -> int | None:
+    """Return the last close published with a source that begins with some words.
+
+    Late bars come from another source, so the newest entry of each stream is its last close.
+    """
+    rows = await connection.execute(
+        text(
+            """
+            SELECT max(last.closes_at) FROM unnest(CAST(:topics AS text[])) AS of(topic)
+            CROSS JOIN LATERAL (
+                SELECT closes_at FROM event_log
+                WHERE topic = of.topic AND starts_with(source_uri, :source)
+                ORDER BY seq DESC LIMIT 1
+            ) AS last
+            """
+        ),
+        {"topics": [topic.name for topic in owned_topics("ingest")], "source": source},
+    )
+    return _ms_or_none(rows.scalar_one())
+
+
+async def last_published_close(connection: AsyncConnection, topic: str) -> int | None:
+    """Return the latest close among the last events of a stream, from whomever they came."""
+    rows = await connection.execute(
+        text(
+            """
+            SELECT max(closes_at) FROM (
+                SELECT closes_at FROM event_log WHERE topic = :topic ORDER BY seq DESC LIMIT 1000
+            ) AS recent
+            """
+        ),
+        {"topic": topic},
+    )
+    return _ms_or_none(rows.scalar_one())
+
+
+async def consumed_roster(connection: AsyncConnection) -> PairsScreened | None:
+    """Return the newest roster this service has consumed."""
+    payload = await connection.execute(
+        text(
+            """
+            SELECT payload FROM (
+                SELECT payload, closes_at, event_log.seq FROM event_log JOIN consumer_offset
+                  ON consumer_offset.topic = event_log.topic AND consumer = 'ingest'
+                WHERE event_log.topic = 'pairs.screened' AND event_log.seq <= consumer_offset.seq
+                ORDER BY event_log.seq DESC LIMIT 100
+            ) AS recent
+            ORDER BY closes_at DESC, seq DESC LIMIT 1
+            """
+        )
+    )
+    document = payload.scalar_one_or_none()
+    return None if document is None else PairsScreened.from_bytes(document.encode())
+
+
+async def read_coverage(
+    connection: AsyncConnection,
+    venue: str,
+    timeframe: str | None,
+    symbols: Sequence[str] | None,
+    most: int,
+) -> list[dict[str, Any]]:
+    """Return what is recorded and what was refused of each symbol and timeframe."""
+    rows = await connection.execute(
+        text(
+            """
+            WITH bar AS (
+                SELECT * FROM unnest(CAST(:timeframes AS text[]), CAST(:lengths AS interval[]))
+                  AS bar(timeframe, length)
+            ), held AS (
+                SELECT timeframe, symbol, min(closes_at) AS first_bar, max(closes_at) AS last_bar,
+                       count(*) AS bars
+                FROM bars
+                WHERE venue = :venue
+                  AND (CAST(:timeframe AS text) IS NULL OR timeframe = :timeframe)
+                  AND (CAST(:symbols AS text[]) IS NULL OR symbol = ANY(:symbols))
+                GROUP BY timeframe, symbol
+            ), incomplete AS (
+                SELECT timeframe, symbol, length FROM held JOIN bar USING (timeframe)
+                WHERE last_bar - first_bar > CAST(bars - 1 AS float8) * length
+            ), steps AS (
+                SELECT timeframe, symbol, length, closes_at - lag(closes_at)
+                  OVER (PARTITION BY timeframe, symbol ORDER BY closes_at) AS step
+                FROM bars JOIN incomplete USING (timeframe, symbol) WHERE venue = :venue
+            ), missing AS (
+                SELECT timeframe, symbol, count(*) AS gaps,
+                       CAST(max(extract(epoch FROM step) / extract(epoch FROM length)) AS bigint)
+                         - 1 AS largest_gap_bars
+                FROM steps WHERE step > length GROUP BY timeframe, symbol
+            ), refused AS (
+                SELECT timeframe, symbol, count(DISTINCT closes_at) AS quarantined
+                FROM bar_quarantine
+                WHERE venue = :venue AND symbol IS NOT NULL
+                  AND (CAST(:timeframe AS text) IS NULL OR timeframe = :timeframe)
+                  AND (CAST(:symbols AS text[]) IS NULL OR symbol = ANY(:symbols))
+                GROUP BY timeframe, symbol
+            )
+            SELECT symbol, timeframe, first_bar, last_bar, coalesce(bars, 0) AS bars,
+                   coalesce(gaps, 0) AS gaps, coalesce(largest_gap_bars, 0) AS largest_gap_bars,
+                   coalesce(quarantined, 0) AS quarantined
+            FROM held FULL JOIN refused USING (timeframe, symbol)
+            LEFT JOIN missing USING (timeframe, symbol)
+            ORDER BY timeframe, symbol LIMIT :most
+            """
+        ),
+        {
+            "venue": venue,
+            "timeframe": timeframe,
+            "symbols": None if symbols is None else sorted(symbols),
+            "timeframes": list(TIMEFRAME_MS),
+            "lengths": [timedelta(milliseconds=ms) for ms in TIMEFRAME_MS.values()],
+            "most": most,
+        },
+    )
+    return [dict(row._mapping) for row in rows]
+
+
+def _bars_of(venue: str, timeframe: str, rows: Iterable[BarRow]) -> Bars:
+    return Bars.from_raw(RawBars.from_rows(venue, timeframe, rows))
+
+
+def _ms_or_none(instant: datetime | None) -> int | None:
+    return None if instant is None else ms_of_instant(instant)
 
 
 async def load_progress(connection: AsyncConnection, replay: str) -> tuple[bool, int | None, int]:

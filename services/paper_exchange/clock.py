@@ -20,18 +20,35 @@ class VenueClock:
     ----------
     at_ms
         What it shows now.
+    rate
+        Venue seconds in a second of ours: one, or less for a market slower than life.
     """
 
-    def __init__(self, at_ms: int) -> None:
+    def __init__(self, at_ms: int, rate: float = 1.0) -> None:
         self._at_ms = at_ms
+        self._rate = rate
+        self._before_ms: int | None = None
         self._since_seconds = monotonic_seconds()
 
     def now_ms(self) -> int:
         """Return the present venue time."""
         elapsed_seconds = monotonic_seconds() - self._since_seconds
-        return self._at_ms + int(elapsed_seconds * _MS_PER_SECOND)
+        now_ms = self._at_ms + int(elapsed_seconds * _MS_PER_SECOND * self._rate)
+        if self._before_ms is None:
+            return now_ms
+        return max(self._at_ms, min(now_ms, self._before_ms - 1))
 
-    def reach(self, at_ms: int) -> None:
-        """Put the clock forward to an instant, unless it is past it."""
+    def reach(self, at_ms: int, before_ms: int | None = None) -> None:
+        """Put the clock forward to an instant, unless it is past it.
+
+        Parameters
+        ----------
+        at_ms
+            The instant.
+        before_ms
+            An instant that the market will reach by itself: until then the clock stays before
+            it, so that no bar looks closed that is not.
+        """
         self._at_ms = max(self.now_ms(), at_ms)
+        self._before_ms = before_ms
         self._since_seconds = monotonic_seconds()

@@ -1,36 +1,41 @@
-"""Paper exchange: a simulated Binance USD-M futures venue.
+"""Paper exchange: a simulated Binance, spot and USD-M futures.
 
 Consumes
-    Nothing; its market is the recorded bars the fleet sees, and ingest moves it from close
-    to close by `POST /paper/advance`.
+    Nothing of the fleet. Its market is made from a seed, read from recorded bars, or followed
+    at a real exchange, and moves by itself; in a replay ingest moves it from close to close by
+    `POST /paper/advance`.
 Publishes
-    Nothing; it is outside the fleet, as any venue is.
+    Nothing on the bus; it is outside the fleet, as any venue is. Websocket streams of bars,
+    tickers and marks, and of the account to who has its listen key.
 Owns
     Its own store under the home, never the fleet's database.
 Serves
-    The REST of Binance USD-M as far as market orders need it, `POST /paper/advance`
-    (bearer token), `/health`, `/ready`, `/status`, `/metrics`.
+    The REST and websockets of Binance spot (`/api`, `/ws`, `/stream`, `/ws-api`) and USD-M
+    (`/fapi`, `/market`, `/public`, `/private`) as far as ccxt and ccxt.pro need them for bars,
+    orders, balances and positions; `POST /paper/advance` (bearer token), `/health`, `/ready`,
+    `/status`, `/metrics`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
 
-import pyarrow as pa
 import structlog
 from aiohttp import web
 
 from services.paper_exchange.api import answer_in_json, build_routes
 from services.paper_exchange.authentication import Credentials
-from services.paper_exchange.handlers import PaperExchange
-from services.paper_exchange.market import Market, empty_market, list_market
-from services.paper_exchange.settings import HOST, Settings, load_settings, read_token
+from services.paper_exchange.exchange import PaperExchange
+from services.paper_exchange.matching import Product
+from services.paper_exchange.settings import Settings, load_settings, read_token
+from services.paper_exchange.sources.choice import make_source
 from services.paper_exchange.store import Store, VenueState
-from shared.clock import ms_of_instant, utc_now
+from services.paper_exchange.streams import Hub
+from services.paper_exchange.websockets import build_websockets
 from shared.errors import MntError
-from shared.venues.market import load_market
 
 MAX_REQUEST_BYTES = 65_536
 SHUTDOWN_SECONDS = 2.0
@@ -49,24 +54,36 @@ def create_app(settings: Settings) -> web.Application:
         If the store or the token file cannot be used.
     """
     token = read_token(settings.api_token_file)
-    market = _load(settings)
-    fresh = VenueState(market.opens_at_ms, market.opens_at_ms, settings.portfolio.capital_e8)
-    store = Store(settings.store_file, fresh)
+    source = make_source(settings)
+    capital_e8 = settings.portfolio.capital_e8
+    fresh = VenueState(source.starts_at_ms, source.starts_at_ms, capital_e8, capital_e8)
+    store = Store(settings.store_file, fresh, source.identity)
+    credentials = Credentials(settings.venue_api_key, settings.venue_api_secret)
+    listen_keys = {product: credentials.listen_key(product) for product in Product}
+    hub = Hub()
     try:
-        exchange = PaperExchange(market, settings.execution, store)
+        exchange = PaperExchange(source, settings.execution, store, hub, listen_keys)
     except MntError:
         store.close()
         raise
-    credentials = Credentials(settings.venue_api_key, settings.venue_api_secret)
 
-    async def close_store(_: web.Application) -> AsyncIterator[None]:
+    async def live(_: web.Application) -> AsyncIterator[None]:
         logger.info("paper exchange started", **exchange.status())
+        moving = asyncio.create_task(source.run(exchange), name="market")
+        moving.add_done_callback(_end_process)
         yield
+        moving.cancel()
+        await asyncio.wait({moving})
         store.close()  # last: no request is being answered any more
+
+    async def say_goodbye(_: web.Application) -> None:
+        await hub.close()
 
     app = web.Application(middlewares=[answer_in_json(exchange)], client_max_size=MAX_REQUEST_BYTES)
     app.add_routes(build_routes(exchange, credentials, token))
-    app.cleanup_ctx.append(close_store)
+    app.add_routes(build_websockets(exchange, hub, credentials))
+    app.on_shutdown.append(say_goodbye)
+    app.cleanup_ctx.append(live)
     return app
 
 
@@ -87,7 +104,7 @@ def run() -> None:
         sys.exit(f"paper_exchange: {error}")
     web.run_app(
         app,
-        host=HOST,
+        host=settings.host,
         port=settings.port,
         print=None,
         access_log=None,
@@ -95,18 +112,8 @@ def run() -> None:
     )
 
 
-def _load(settings: Settings) -> Market:
-    """Return the recorded market exactly as the fleet's ingest sees it."""
-    if not settings.replay.bars:
-        logger.warning("no recorded bars: the venue lists no symbol", remedy="MNT_REPLAY__BARS")
-        return empty_market(settings.trade_timeframe)
-    recorded = load_market(
-        settings.replay.bars,
-        (),
-        settings.trade_timeframe,
-        settings.ingest,
-        ms_of_instant(utc_now()),
-    )
-    bars = recorded.checked[settings.trade_timeframe].accepted
-    pa.default_memory_pool().release_unused()  # 200 MB that reading a year of bars leaves behind
-    return list_market(bars.between(None, settings.replay.end_ms), recorded.instruments)
+def _end_process(task: asyncio.Task[None]) -> None:
+    """Leave the process when the market has died: the supervisor starts a fresh one."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("the market died", exc_info=task.exception())
+        raise SystemExit(1)

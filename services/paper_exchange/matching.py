@@ -3,6 +3,10 @@
 The market stands still between two closes: an order accepted while it stands at T trades at
 the open of the first bar of its symbol that opens at or after T, however many milliseconds
 after T it came. What that bar's volume does not allow goes on to the next bar.
+
+A limit order that the open satisfies trades there, as a market order would but never beyond
+its price. Otherwise it rests, and trades at its price once a bar has gone through it: a bar
+that only touched the price may have left others in front of it in the queue.
 """
 
 from __future__ import annotations
@@ -10,11 +14,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
-from services.paper_exchange.market import Listing
-from shared.book.execution import Execution, FillTerms, execute_market_order
+from services.paper_exchange.market import Listing, TradableBar
+from shared.book.execution import (
+    PARTS_PER_MILLION,
+    Execution,
+    FillTerms,
+    charge_e8,
+    execute_market_order,
+)
 from shared.book.instrument import Instrument
+from shared.book.ledger import FUNDING_INTERVAL_MS
 from shared.book.orders import Side
+
+
+class Product(StrEnum):
+    """The two markets of the venue; each has a wallet, orders and positions of its own."""
+
+    USDM = "usdm"
+    SPOT = "spot"
 
 
 class OrderStatus(StrEnum):
@@ -27,12 +46,25 @@ class OrderStatus(StrEnum):
     EXPIRED = "EXPIRED"
 
 
+class TimeInForce(StrEnum):
+    """How long a limit order may work, in the venue's words.
+
+    `GTC` until cancelled; `IOC` in its first bar, at the open; `FOK` the same, whole or not
+    at all; `GTX` like `GTC`, but refused if it would trade at the price of the moment.
+    """
+
+    GTC = "GTC"
+    IOC = "IOC"
+    FOK = "FOK"
+    GTX = "GTX"
+
+
 OPEN_STATUSES = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED)
 
 
 @dataclass(frozen=True, slots=True)
 class PaperOrder:
-    """A market order at the venue.
+    """An order at the venue.
 
     Attributes
     ----------
@@ -41,9 +73,14 @@ class PaperOrder:
     quote_e8
         What was paid or received so far, in 1e-8 of the quote.
     market_at_ms
-        The close at which the market stood when it was accepted.
+        It trades from the first bar that opens then: the close at which the market stood
+        when it was accepted.
     created_at_ms, updated_at_ms
         Venue time.
+    product
+        Where it was placed.
+    price_ticks, time_in_force
+        Of a limit order; the price of a market order is `None`.
     """
 
     order_id: int
@@ -58,11 +95,19 @@ class PaperOrder:
     market_at_ms: int
     created_at_ms: int
     updated_at_ms: int
+    product: Product = Product.USDM
+    price_ticks: int | None = None
+    time_in_force: TimeInForce = TimeInForce.GTC
 
     @property
     def is_open(self) -> bool:
         """Whether it may still trade."""
         return self.status in OPEN_STATUSES
+
+    @property
+    def remaining_lots(self) -> int:
+        """Lots not yet filled."""
+        return self.quantity_lots - self.filled_lots
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +124,32 @@ class Trade:
     fee_e8: int
     realised_e8: int
     traded_at_ms: int
+    product: Product
+    is_maker: bool
+
+
+class Step(NamedTuple):
+    """What happened to an order: its form afterwards, and the trade, `None` if it expired.
+
+    The id of the trade is given by the store, 0 until then.
+    """
+
+    order: PaperOrder
+    trade: Trade | None
+
+
+@dataclass(frozen=True, slots=True)
+class FundingPayment:
+    """What a position was charged for being held at a funding instant."""
+
+    symbol: str
+    paid_e8: int
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class NetPosition:
-    """The net position in one symbol.
+    """The net position in one symbol; of spot, the holding of its base.
 
     Attributes
     ----------
@@ -120,52 +186,92 @@ def trade_position(
 
 @dataclass(slots=True)
 class Matching:
-    """What a walk through some closes has changed.
+    """What a walk of one product through some closes has changed.
 
     Attributes
     ----------
-    orders
-        Changed orders by id, in their present form.
-    trades
-        In the order they happened; the id of each is given by the store, 0 until then.
+    product
+        Whose orders they are.
     positions
-        Positions of the symbols concerned.
+        All positions of the product by symbol, in their present form.
+    quote_e8
+        What spot orders may still spend.
+    steps
+        What happened to orders, in order.
+    funding
+        What positions were charged, in order.
     """
 
+    product: Product
     positions: dict[str, NetPosition]
-    orders: dict[int, PaperOrder] = field(default_factory=dict)
-    trades: list[Trade] = field(default_factory=list)
+    quote_e8: int = 0
+    steps: list[Step] = field(default_factory=list)
+    funding: list[FundingPayment] = field(default_factory=list)
+
+    @property
+    def orders(self) -> dict[int, PaperOrder]:
+        """Changed orders by id, in their present form."""
+        return {step.order.order_id: step.order for step in self.steps}
+
+    @property
+    def trades(self) -> list[Trade]:
+        """Trades in the order they happened."""
+        return [step.trade for step in self.steps if step.trade is not None]
 
     @property
     def wallet_change_e8(self) -> int:
-        """Realised profit less fees."""
-        return sum(trade.realised_e8 - trade.fee_e8 for trade in self.trades)
+        """What it did to the product's balance in the quote.
+
+        Of USD-M realised profit less fees and funding, of spot what was received less what
+        was paid.
+        """
+        if self.product is Product.SPOT:
+            return sum(-each.side.sign * each.quote_e8 - each.fee_e8 for each in self.trades)
+        charged_e8 = sum(payment.paid_e8 for payment in self.funding)
+        return sum(each.realised_e8 - each.fee_e8 for each in self.trades) - charged_e8
 
 
 def match_closes(
+    product: Product,
     open_orders: Iterable[PaperOrder],
     closes: Sequence[int],
     positions: Mapping[str, NetPosition],
     listings: Mapping[str, Listing],
     terms: FillTerms,
+    *,
+    funded_to_ms: int = 0,
+    quote_e8: int = 0,
 ) -> Matching:
-    """Trade open orders through some closes.
+    """Trade the open orders of a product through some closes.
 
     Parameters
     ----------
+    product
+        USD-M positions pay funding; spot orders are bounded by what the wallet holds.
     open_orders
-        In order of arrival.
+        Of the product, in order of arrival.
     closes
         In order.
     positions
         Net positions by symbol before the first close.
     listings, terms
         The market and its costs.
+    funded_to_ms
+        The close before the first one.
+    quote_e8
+        Spot balance in the quote.
+
+    Notes
+    -----
+    At every close in the order of the book: fills of the bar that closes, then the funding
+    of the positions they left, at the last prices. A funding instant without a close is
+    charged at the next one.
     """
-    matching = Matching(dict(positions))
+    matching = Matching(product, dict(positions), quote_e8)
     working = list(open_orders)
+    is_funded = product is Product.USDM and terms.funding_ppm > 0
     for closes_at_ms in closes:
-        if not working:
+        if not working and not (is_funded and any(p.lots for p in matching.positions.values())):
             break
         working = [
             after
@@ -174,7 +280,29 @@ def match_closes(
                 after := _match(order, closes_at_ms, matching, listings[order.symbol], terms)
             ).is_open
         ]
+        if is_funded:
+            _charge_funding(matching, funded_to_ms, closes_at_ms, listings, terms)
+        funded_to_ms = closes_at_ms
     return matching
+
+
+def _charge_funding(
+    matching: Matching,
+    previous_ms: int,
+    closes_at_ms: int,
+    listings: Mapping[str, Listing],
+    terms: FillTerms,
+) -> None:
+    last = closes_at_ms // FUNDING_INTERVAL_MS
+    instants = last - previous_ms // FUNDING_INTERVAL_MS
+    if instants <= 0:
+        return
+    for symbol, position in matching.positions.items():
+        ticks = listings[symbol].last_price_ticks(closes_at_ms) if position.lots else None
+        if ticks is not None:
+            notional_e8 = listings[symbol].instrument.notional_e8(ticks, position.lots)
+            paid_e8 = instants * charge_e8(notional_e8, terms.funding_ppm)
+            matching.funding.append(FundingPayment(symbol, paid_e8, last * FUNDING_INTERVAL_MS))
 
 
 def _match(
@@ -185,34 +313,97 @@ def _match(
     if bar is None or order.market_at_ms > bar.opens_at_ms:
         return order
     position = matching.positions.get(order.symbol, FLAT)
-    wanted = order.quantity_lots - order.filled_lots
-    if order.reduce_only:
+    wanted = order.remaining_lots
+    if order.reduce_only or (order.product is Product.SPOT and order.side is Side.SELL):
         wanted = min(wanted, max(0, -order.side.sign * position.lots))
         if wanted == 0:
-            updated_at_ms = max(order.updated_at_ms, bar.opens_at_ms)
-            expired = replace(order, status=OrderStatus.EXPIRED, updated_at_ms=updated_at_ms)
-            matching.orders[order.order_id] = expired
-            return expired
-    execution = execute_market_order(
-        order.side, wanted, bar.open, bar.volume, listing.instrument, terms
-    )
-    if execution is None:
-        return order
-    return _book(order, execution, bar.opens_at_ms, position, matching, listing.instrument)
+            return _expire(order, bar, matching)
+    filled = _execute(order, wanted, bar, listing.instrument, terms)
+    if filled is not None and order.product is Product.SPOT and order.side is Side.BUY:
+        filled = _within_balance(filled, matching.quote_e8, listing.instrument, terms)
+        if filled is None:
+            return _expire(order, bar, matching)
+    if order.time_in_force is TimeInForce.FOK and (
+        filled is None or filled.execution.lots < order.quantity_lots
+    ):
+        return _expire(order, bar, matching)
+    if filled is not None:
+        order = _book(order, filled, bar.opens_at_ms, position, matching, listing.instrument)
+    if order.time_in_force is TimeInForce.IOC and order.is_open:
+        return _expire(order, bar, matching)
+    return order
+
+
+class _Filled(NamedTuple):
+    execution: Execution
+    is_maker: bool
+
+
+def _execute(
+    order: PaperOrder, wanted: int, bar: TradableBar, instrument: Instrument, terms: FillTerms
+) -> _Filled | None:
+    """Return what a bar gives to an order, whatever the wallet says to it."""
+    taken = execute_market_order(order.side, wanted, bar.open, bar.volume, instrument, terms)
+    if order.price_ticks is None or taken is None:
+        return None if taken is None else _Filled(taken, is_maker=False)
+    sign, limit_ticks = order.side.sign, order.price_ticks
+    if sign * (instrument.price_ticks(bar.open, "nearest") - limit_ticks) <= 0:
+        price_ticks = sign * min(sign * taken.price_ticks, sign * limit_ticks)
+        return _Filled(_priced(taken.lots, price_ticks, instrument, terms), is_maker=False)
+    best = bar.low if order.side is Side.BUY else bar.high
+    is_through = sign * (instrument.price_ticks(best, "nearest") - limit_ticks) < 0
+    if not is_through or order.time_in_force in (TimeInForce.IOC, TimeInForce.FOK):
+        return None
+    return _Filled(_priced(taken.lots, limit_ticks, instrument, terms), is_maker=True)
+
+
+def affordable_lots(
+    quote_e8: int, price_ticks: int, instrument: Instrument, terms: FillTerms
+) -> int:
+    """Return how many lots an amount of the quote pays for, fee included."""
+    lot_e8 = instrument.notional_e8(price_ticks, 1) * (PARTS_PER_MILLION + terms.fee_ppm)
+    return max(0, quote_e8) * PARTS_PER_MILLION // lot_e8
+
+
+def _within_balance(
+    filled: _Filled, quote_e8: int, instrument: Instrument, terms: FillTerms
+) -> _Filled | None:
+    """Return as much of a purchase as the balance pays for."""
+    execution = filled.execution
+    lots = affordable_lots(quote_e8, execution.price_ticks, instrument, terms)
+    if lots >= execution.lots:
+        return filled
+    if lots == 0:
+        return None
+    return filled._replace(execution=_priced(lots, execution.price_ticks, instrument, terms))
+
+
+def _priced(lots: int, price_ticks: int, instrument: Instrument, terms: FillTerms) -> Execution:
+    fee_e8 = charge_e8(instrument.notional_e8(price_ticks, lots), terms.fee_ppm)
+    return Execution(lots, price_ticks, fee_e8)
+
+
+def _expire(order: PaperOrder, bar: TradableBar, matching: Matching) -> PaperOrder:
+    updated_at_ms = max(order.updated_at_ms, bar.opens_at_ms)
+    expired = replace(order, status=OrderStatus.EXPIRED, updated_at_ms=updated_at_ms)
+    matching.steps.append(Step(expired, None))
+    return expired
 
 
 def _book(
     order: PaperOrder,
-    execution: Execution,
+    filled: _Filled,
     traded_at_ms: int,
     position: NetPosition,
     matching: Matching,
     instrument: Instrument,
 ) -> PaperOrder:
+    execution = filled.execution
     quote_e8 = instrument.notional_e8(execution.price_ticks, execution.lots)
     matching.positions[order.symbol], realised_e8 = trade_position(
         position, order.side, execution.lots, execution.price_ticks, instrument
     )
+    matching.quote_e8 -= order.side.sign * quote_e8 + execution.fee_e8
     filled_lots = order.filled_lots + execution.lots
     is_filled = filled_lots == order.quantity_lots
     after = replace(
@@ -222,19 +413,19 @@ def _book(
         status=OrderStatus.FILLED if is_filled else OrderStatus.PARTIALLY_FILLED,
         updated_at_ms=max(order.updated_at_ms, traded_at_ms),
     )
-    matching.orders[order.order_id] = after
-    matching.trades.append(
-        Trade(
-            trade_id=0,
-            order_id=order.order_id,
-            symbol=order.symbol,
-            side=order.side,
-            lots=execution.lots,
-            price_ticks=execution.price_ticks,
-            quote_e8=quote_e8,
-            fee_e8=execution.fee_e8,
-            realised_e8=realised_e8,
-            traded_at_ms=traded_at_ms,
-        )
+    trade = Trade(
+        trade_id=0,
+        order_id=order.order_id,
+        symbol=order.symbol,
+        side=order.side,
+        lots=execution.lots,
+        price_ticks=execution.price_ticks,
+        quote_e8=quote_e8,
+        fee_e8=execution.fee_e8,
+        realised_e8=realised_e8,
+        traded_at_ms=traded_at_ms,
+        product=order.product,
+        is_maker=filled.is_maker,
     )
+    matching.steps.append(Step(after, trade))
     return after

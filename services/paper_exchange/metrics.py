@@ -16,5 +16,16 @@ REQUEST_SECONDS = Histogram(
 REFUSALS = Counter("mnt_paper_exchange_refusals_total", "Requests refused", ["code"])
 ORDERS = Counter("mnt_paper_exchange_orders_total", "Orders accepted", ["side"])
 TRADES = Counter("mnt_paper_exchange_trades_total", "Fills", ["side"])
+FUNDING = Counter("mnt_paper_exchange_funding_usdt_total", "Funding charged to positions")
 OPEN_ORDERS = Gauge("mnt_paper_exchange_open_orders", "Orders that may still trade")
 MARKET_TIME = Gauge("mnt_paper_exchange_market_time_seconds", "Close at which the market stands")
+CONNECTIONS = Gauge("mnt_paper_exchange_connections", "Open websocket connections")
+STREAM_MESSAGES = Counter(
+    "mnt_paper_exchange_stream_messages_total", "Messages queued for websocket connections"
+)
+SLOW_READERS = Counter(
+    "mnt_paper_exchange_slow_readers_total", "Websocket connections cut off as too slow"
+)
+UPSTREAM_FAULTS = Counter(
+    "mnt_paper_exchange_upstream_faults_total", "Times a live market lost the exchange"
+)

@@ -10,21 +10,30 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
 
 from services.paper_exchange.market import Listing, Market
-from services.paper_exchange.matching import FLAT, NetPosition, PaperOrder, Trade
-from services.paper_exchange.order_entry import MAX_ORDER_LOTS
-from services.paper_exchange.store import HeldPosition
-from shared.book.instrument import NOTIONAL_DECIMALS
+from services.paper_exchange.matching import (
+    FLAT,
+    NetPosition,
+    PaperOrder,
+    Product,
+    TimeInForce,
+    Trade,
+)
+from services.paper_exchange.order_entry import MAX_ORDER_LOTS, MAX_PRICE_TICKS
+from services.paper_exchange.store import HeldPosition, Income
+from shared.book.execution import PARTS_PER_MILLION
+from shared.book.instrument import NOTIONAL_DECIMALS, Instrument
 from shared.book.orders import Side
 
 Payload = dict[str, Any]
 
+MAX_NOTIONAL = "1000000000"
+
 _NEVER_DELIVERED_MS = 4_133_404_800_000
-_MAX_PRICE_TICKS = 10**12
 _EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 _ONE_E8 = Decimal(1).scaleb(-NOTIONAL_DECIMALS)
 
 
-def exchange_info(market: Market, now_ms: int) -> Payload:
+def exchange_info(market: Market, source: str, now_ms: int) -> Payload:
     """Return everything that is listed, with its filters."""
     return {
         "timezone": "UTC",
@@ -34,18 +43,12 @@ def exchange_info(market: Market, now_ms: int) -> Payload:
         "exchangeFilters": [],
         "assets": [{"asset": market.asset, "marginAvailable": True, "autoAssetExchange": None}],
         "symbols": [_symbol(listing) for listing in market.listings.values()],
+        "marketSource": source,  # Binance has none: where the prices come from
     }
 
 
 def _symbol(listing: Listing) -> Payload:
     instrument = listing.instrument
-    tick = _decimal(instrument.price_of(1))
-    lot = _decimal(instrument.quantity_of(1))
-    sizes = {
-        "minQty": lot,
-        "maxQty": _decimal(instrument.quantity_of(MAX_ORDER_LOTS)),
-        "stepSize": lot,
-    }
     return {
         "symbol": listing.venue_symbol,
         "pair": listing.venue_symbol,
@@ -69,18 +72,11 @@ def _symbol(listing: Listing) -> Payload:
         "maxMoveOrderLimit": 10000,
         "maintMarginPercent": "0",
         "requiredMarginPercent": "100",
-        "orderTypes": ["MARKET"],
-        "timeInForce": ["GTC"],
+        "orderTypes": ["LIMIT", "MARKET"],
+        "timeInForce": ["GTC", "IOC", "FOK", "GTX"],
         "filters": [
-            {
-                "filterType": "PRICE_FILTER",
-                "minPrice": tick,
-                "maxPrice": _decimal(instrument.price_of(_MAX_PRICE_TICKS)),
-                "tickSize": tick,
-            },
-            {"filterType": "LOT_SIZE", **sizes},
-            {"filterType": "MARKET_LOT_SIZE", **sizes},
-            {"filterType": "MIN_NOTIONAL", "notional": _amount(instrument.min_notional_e8)},
+            *filters(instrument),
+            {"filterType": "MIN_NOTIONAL", "notional": amount(instrument.min_notional_e8)},
         ],
         # Two that Binance does not have: what the recording calls it and what its prices are.
         "recordedSymbol": instrument.symbol,
@@ -88,26 +84,39 @@ def _symbol(listing: Listing) -> Payload:
     }
 
 
+def filters(instrument: Instrument) -> list[Payload]:
+    """Return the steps and bounds of price and quantity."""
+    tick, lot = decimal(instrument.price_of(1)), decimal(instrument.quantity_of(1))
+    largest = decimal(instrument.quantity_of(MAX_ORDER_LOTS))
+    highest = decimal(instrument.price_of(MAX_PRICE_TICKS))
+    sizes = {"minQty": lot, "maxQty": largest, "stepSize": lot}
+    return [
+        {"filterType": "PRICE_FILTER", "minPrice": tick, "maxPrice": highest, "tickSize": tick},
+        {"filterType": "LOT_SIZE", **sizes},
+        {"filterType": "MARKET_LOT_SIZE", **sizes},
+    ]
+
+
 def order(placed: PaperOrder, listing: Listing) -> Payload:
     """Return an order."""
     instrument = listing.instrument
-    filled = _decimal(instrument.quantity_of(placed.filled_lots))
+    filled = decimal(instrument.quantity_of(placed.filled_lots))
     average = "0.00"
     if placed.filled_lots:
-        average = _average_price(placed.quote_e8, placed.filled_lots, listing)
+        average = average_price(placed.quote_e8, placed.filled_lots, listing)
     return {
         "orderId": placed.order_id,
         "symbol": placed.symbol,
         "status": placed.status.value,
         "clientOrderId": placed.client_order_id,
-        "price": "0",
+        "price": limit_price(placed, listing),
         "avgPrice": average,
-        "origQty": _decimal(instrument.quantity_of(placed.quantity_lots)),
+        "origQty": decimal(instrument.quantity_of(placed.quantity_lots)),
         "executedQty": filled,
         "cumQty": filled,
-        "cumQuote": _amount(placed.quote_e8),
-        "timeInForce": "GTC",
-        "type": "MARKET",
+        "cumQuote": amount(placed.quote_e8),
+        "timeInForce": placed.time_in_force.value,
+        "type": order_type(placed),
         "reduceOnly": placed.reduce_only,
         "closePosition": False,
         "side": placed.side.value.upper(),
@@ -115,13 +124,28 @@ def order(placed: PaperOrder, listing: Listing) -> Payload:
         "stopPrice": "0",
         "workingType": "CONTRACT_PRICE",
         "priceProtect": False,
-        "origType": "MARKET",
+        "origType": order_type(placed),
         "priceMatch": "NONE",
         "selfTradePreventionMode": "NONE",
         "goodTillDate": 0,
         "time": placed.created_at_ms,
         "updateTime": placed.updated_at_ms,
     }
+
+
+def order_type(placed: PaperOrder) -> str:
+    """Return the type of an order in the words of its product."""
+    if placed.price_ticks is None:
+        return "MARKET"
+    is_maker = placed.time_in_force is TimeInForce.GTX and placed.product is Product.SPOT
+    return "LIMIT_MAKER" if is_maker else "LIMIT"
+
+
+def limit_price(placed: PaperOrder, listing: Listing) -> str:
+    """Return the price of a limit order; that of a market order is zero."""
+    if placed.price_ticks is None:
+        return "0"
+    return decimal(listing.instrument.price_of(placed.price_ticks))
 
 
 def trade(done: Trade, listing: Listing) -> Payload:
@@ -132,16 +156,16 @@ def trade(done: Trade, listing: Listing) -> Payload:
         "id": done.trade_id,
         "orderId": done.order_id,
         "side": done.side.value.upper(),
-        "price": _decimal(instrument.price_of(done.price_ticks)),
-        "qty": _decimal(instrument.quantity_of(done.lots)),
-        "realizedPnl": _amount(done.realised_e8),
-        "quoteQty": _amount(done.quote_e8),
-        "commission": _amount(done.fee_e8),
+        "price": decimal(instrument.price_of(done.price_ticks)),
+        "qty": decimal(instrument.quantity_of(done.lots)),
+        "realizedPnl": amount(done.realised_e8),
+        "quoteQty": amount(done.quote_e8),
+        "commission": amount(done.fee_e8),
         "commissionAsset": listing.quote,
         "time": done.traded_at_ms,
         "positionSide": "BOTH",
         "buyer": done.side is Side.BUY,
-        "maker": False,
+        "maker": done.is_maker,
     }
 
 
@@ -175,7 +199,7 @@ class Account:
         self._held = held
         self._now_ms = now_ms
         self._mark_ticks = {
-            symbol: listing.last_price_ticks(market_at_ms) or 0
+            symbol: listing.last_price_ticks(market_at_ms)
             for symbol, listing in market.listings.items()
         }
         open_symbols = [symbol for symbol, (position, _) in held.items() if position.lots]
@@ -185,29 +209,29 @@ class Account:
     def account(self, *, is_every_symbol: bool) -> Payload:
         """Return `account`; version 2 lists every symbol, version 3 the open positions."""
         totals = {
-            "totalInitialMargin": _amount(self._margin_e8),
-            "totalMaintMargin": _amount(0),
-            "totalWalletBalance": _amount(self._wallet_e8),
-            "totalUnrealizedProfit": _amount(self._unrealised_e8),
-            "totalMarginBalance": _amount(self._wallet_e8 + self._unrealised_e8),
-            "totalPositionInitialMargin": _amount(self._margin_e8),
-            "totalOpenOrderInitialMargin": _amount(0),
-            "totalCrossWalletBalance": _amount(self._wallet_e8),
-            "totalCrossUnPnl": _amount(self._unrealised_e8),
+            "totalInitialMargin": amount(self._margin_e8),
+            "totalMaintMargin": amount(0),
+            "totalWalletBalance": amount(self._wallet_e8),
+            "totalUnrealizedProfit": amount(self._unrealised_e8),
+            "totalMarginBalance": amount(self._wallet_e8 + self._unrealised_e8),
+            "totalPositionInitialMargin": amount(self._margin_e8),
+            "totalOpenOrderInitialMargin": amount(0),
+            "totalCrossWalletBalance": amount(self._wallet_e8),
+            "totalCrossUnPnl": amount(self._unrealised_e8),
             "availableBalance": self._available(),
             "maxWithdrawAmount": self._available(),
         }
         asset = {
             "asset": self._market.asset,
-            "walletBalance": _amount(self._wallet_e8),
-            "unrealizedProfit": _amount(self._unrealised_e8),
-            "marginBalance": _amount(self._wallet_e8 + self._unrealised_e8),
-            "maintMargin": _amount(0),
-            "initialMargin": _amount(self._margin_e8),
-            "positionInitialMargin": _amount(self._margin_e8),
-            "openOrderInitialMargin": _amount(0),
-            "crossWalletBalance": _amount(self._wallet_e8),
-            "crossUnPnl": _amount(self._unrealised_e8),
+            "walletBalance": amount(self._wallet_e8),
+            "unrealizedProfit": amount(self._unrealised_e8),
+            "marginBalance": amount(self._wallet_e8 + self._unrealised_e8),
+            "maintMargin": amount(0),
+            "initialMargin": amount(self._margin_e8),
+            "positionInitialMargin": amount(self._margin_e8),
+            "openOrderInitialMargin": amount(0),
+            "crossWalletBalance": amount(self._wallet_e8),
+            "crossUnPnl": amount(self._unrealised_e8),
             "availableBalance": self._available(),
             "maxWithdrawAmount": self._available(),
             "marginAvailable": True,
@@ -232,9 +256,9 @@ class Account:
             {
                 "accountAlias": "paper",
                 "asset": self._market.asset,
-                "balance": _amount(self._wallet_e8),
-                "crossWalletBalance": _amount(self._wallet_e8),
-                "crossUnPnl": _amount(self._unrealised_e8),
+                "balance": amount(self._wallet_e8),
+                "crossWalletBalance": amount(self._wallet_e8),
+                "crossUnPnl": amount(self._unrealised_e8),
                 "availableBalance": self._available(),
                 "maxWithdrawAmount": self._available(),
                 "marginAvailable": True,
@@ -249,13 +273,13 @@ class Account:
             {
                 **self._account_position(each),
                 "markPrice": self._mark(each),
-                "unRealizedProfit": _amount(self._profit_e8(each)),
+                "unRealizedProfit": amount(self._profit_e8(each)),
                 "liquidationPrice": "0",
-                "isolatedMargin": _amount(0),
+                "isolatedMargin": amount(0),
                 "marginAsset": self._market.asset,
                 "marginType": "cross",
                 "isAutoAddMargin": "false",
-                "maxNotionalValue": "1000000000",
+                "maxNotionalValue": MAX_NOTIONAL,
                 "adl": 0,
             }
             for each in symbols
@@ -267,24 +291,24 @@ class Account:
         position = self._position(symbol)
         entry = "0.0"
         if position.lots:
-            entry = _average_price(position.cost_e8, position.lots, listing)
-        margin = _amount(abs(self._notional_e8(symbol)))
+            entry = average_price(position.cost_e8, position.lots, listing)
+        margin = amount(abs(self._notional_e8(symbol)))
         return {
             "symbol": symbol,
             "positionSide": "BOTH",
-            "positionAmt": _decimal(listing.instrument.quantity_of(position.lots)),
+            "positionAmt": decimal(listing.instrument.quantity_of(position.lots)),
             "entryPrice": entry,
             "breakEvenPrice": entry,
-            "unrealizedProfit": _amount(self._profit_e8(symbol)),
-            "notional": _amount(self._notional_e8(symbol)),
+            "unrealizedProfit": amount(self._profit_e8(symbol)),
+            "notional": amount(self._notional_e8(symbol)),
             "initialMargin": margin,
-            "maintMargin": _amount(0),
+            "maintMargin": amount(0),
             "positionInitialMargin": margin,
-            "openOrderInitialMargin": _amount(0),
+            "openOrderInitialMargin": amount(0),
             "leverage": "1",
             "isolated": False,
-            "isolatedWallet": _amount(0),
-            "maxNotional": "1000000000",
+            "isolatedWallet": amount(0),
+            "maxNotional": MAX_NOTIONAL,
             "updateTime": self._held[symbol].updated_at_ms if symbol in self._held else 0,
         }
 
@@ -295,17 +319,50 @@ class Account:
         return self._held[symbol].position if symbol in self._held else FLAT
 
     def _notional_e8(self, symbol: str) -> int:
-        instrument = self._market.listings[symbol].instrument
-        return instrument.notional_e8(self._mark_ticks[symbol], self._position(symbol).lots)
+        ticks, position = self._mark_ticks[symbol], self._position(symbol)
+        if ticks is None:  # cut off from its prices, a position stands at what it cost
+            return position.cost_e8
+        return self._market.listings[symbol].instrument.notional_e8(ticks, position.lots)
 
     def _profit_e8(self, symbol: str) -> int:
         return self._notional_e8(symbol) - self._position(symbol).cost_e8
 
     def _mark(self, symbol: str) -> str:
-        return _decimal(self._market.listings[symbol].instrument.price_of(self._mark_ticks[symbol]))
+        ticks = self._mark_ticks[symbol] or 0
+        return decimal(self._market.listings[symbol].instrument.price_of(ticks))
 
     def _available(self) -> str:
-        return _amount(max(0, self._wallet_e8 + self._unrealised_e8 - self._margin_e8))
+        return amount(max(0, self._wallet_e8 + self._unrealised_e8 - self._margin_e8))
+
+
+def income(row: Income, asset: str) -> Payload:
+    """Return one thing that changed the wallet."""
+    return {
+        "symbol": row.symbol,
+        "incomeType": row.kind,
+        "income": amount(row.income_e8),
+        "asset": asset,
+        "info": row.kind,
+        "time": row.at_ms,
+        "tranId": row.number,
+        "tradeId": "" if row.kind == "FUNDING_FEE" else str(row.number),
+    }
+
+
+def symbol_config(symbol: str) -> Payload:
+    """Return margin type and leverage of a symbol."""
+    return {
+        "symbol": symbol,
+        "marginType": "CROSSED",
+        "isAutoAddMargin": False,
+        "leverage": 1,
+        "maxNotionalValue": MAX_NOTIONAL,
+    }
+
+
+def fee_rate(fee_ppm: int) -> str:
+    """Return a fee in millionths as a decimal."""
+    return f"{Decimal(fee_ppm) / PARTS_PER_MILLION:f}"
 
 
 def leverage_brackets(market: Market) -> list[Payload]:
@@ -321,15 +378,18 @@ def leverage_brackets(market: Market) -> list[Payload]:
     return [{"symbol": symbol, "brackets": [bracket]} for symbol in market.listings]
 
 
-def _decimal(value: Decimal) -> str:
+def decimal(value: Decimal) -> str:
+    """Return a number without an exponent."""
     return f"{value:f}"
 
 
-def _amount(e8: int) -> str:
-    return _decimal(Decimal(e8).scaleb(-NOTIONAL_DECIMALS, _EXACT))
+def amount(e8: int) -> str:
+    """Return an amount of the quote currency, given in 1e-8 of it."""
+    return decimal(Decimal(e8).scaleb(-NOTIONAL_DECIMALS, _EXACT))
 
 
-def _average_price(quote_e8: int, lots: int, listing: Listing) -> str:
+def average_price(quote_e8: int, lots: int, listing: Listing) -> str:
+    """Return the price at which some lots come to an amount, to 1e-8 of the quote."""
     quote = Decimal(quote_e8).scaleb(-NOTIONAL_DECIMALS, _EXACT)
     price = _EXACT.divide(quote, listing.instrument.quantity_of(lots))
-    return _decimal(price.quantize(_ONE_E8, context=_EXACT))
+    return decimal(price.quantize(_ONE_E8, context=_EXACT))

@@ -37,3 +37,10 @@ def illegal(name: str, legal: str) -> RefusalError:
     return RefusalError(
         -1100, f"Illegal characters found in parameter '{name}'; legal range is '{legal}'."
     )
+
+
+def out_of_order(why: str) -> RefusalError:
+    """Return the answer of a venue that has lost the exchange behind it."""
+    return RefusalError(
+        -1001, f"Internal error; the exchange behind this venue does not answer: {why}", 503
+    )

@@ -6,6 +6,7 @@ settings are not read here: they stand on the whole strategy, and a venue knows 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,21 +19,20 @@ from shared.book.sizing import SizingSettings
 from shared.clock import ms_of_instant
 from shared.errors import SettingsError
 from shared.quant.bar_checks import BarCheckSettings
-
-HOST = "127.0.0.1"
-"""The venue is for this machine alone."""
+from shared.secret_files import read_secret, secrets_from_files
+from shared.venues.settings import MarketSettings
 
 _PREFIX = "MNT_"
 _DELIMITER = "__"
 
 
 class Recording(BaseModel, frozen=True, extra="ignore"):
-    """The recorded market.
+    """The market of a replay, which ingest moves.
 
     Attributes
     ----------
     bars
-        Parquet files; without any the venue lists no symbol.
+        Parquet files; without any the market is that of `Settings.market`.
     end
         Bars that close after it do not exist.
     """
@@ -53,8 +53,8 @@ class Settings(BaseSettings):
     ----------
     home
         Folder with all state of an embedded fleet; the venue's store lies in it.
-    port
-        REST port on loopback.
+    host, port
+        Address of the venue; anything but loopback is for containers.
     api_token_file
         File with the bearer token of control routes; without it they refuse.
     venue_api_key, venue_api_secret
@@ -68,7 +68,9 @@ class Settings(BaseSettings):
     execution
         What a fill costs.
     replay
-        The recorded market.
+        A recorded market in lockstep; while it names files nothing else counts.
+    market
+        The market that moves by itself.
     """
 
     model_config = SettingsConfigDict(
@@ -76,6 +78,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = Path(".mnt")
+    host: str = "127.0.0.1"
     port: int = Field(8080, gt=0, lt=65536)
     api_token_file: Path | None = None
     venue_api_key: Annotated[SecretStr, Field(min_length=1)]
@@ -85,6 +88,7 @@ class Settings(BaseSettings):
     portfolio: SizingSettings = SizingSettings()
     execution: FillTerms = FillTerms()
     replay: Recording = Recording()
+    market: MarketSettings = MarketSettings()
 
     @property
     def store_file(self) -> Path:
@@ -101,7 +105,7 @@ def load_settings() -> Settings:
         If a credential is missing or a value is out of bounds.
     """
     try:
-        return Settings()
+        return Settings(**secrets_from_files(os.environ, ("venue_api_key", "venue_api_secret")))
     except ValidationError as error:
         # The values stay out of the message: one of them may be a secret.
         faults = [
@@ -121,12 +125,4 @@ def read_token(path: Path | None) -> str:
     SettingsError
         If the named file cannot be read or is empty.
     """
-    if path is None:
-        return ""
-    try:
-        token = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"MNT_API_TOKEN_FILE {path} cannot be read: {error}") from error
-    if not token:
-        raise SettingsError(f"MNT_API_TOKEN_FILE {path} is empty: write a token into it")
-    return token
+    return "" if path is None else read_secret(path, "MNT_API_TOKEN_FILE")

@@ -11,37 +11,48 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from services.paper_exchange.market import Listing
 from services.paper_exchange.matching import (
     OPEN_STATUSES,
+    FundingPayment,
     Matching,
     NetPosition,
     OrderStatus,
     PaperOrder,
+    Product,
+    Step,
+    TimeInForce,
     Trade,
 )
+from shared.book.instrument import Instrument
 from shared.book.orders import Side
 from shared.errors import SettingsError
 
 _OPEN = ", ".join(f"'{status}'" for status in OPEN_STATUSES)
+_VERSION = 2
+"""Of the schema; a store of another version is refused."""
+
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS venue (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     market_at_ms INTEGER NOT NULL,
     clock_ms INTEGER NOT NULL,
-    wallet_e8 INTEGER NOT NULL
+    wallet_e8 INTEGER NOT NULL,
+    spot_e8 INTEGER NOT NULL,
+    identity TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS listings (
     symbol TEXT PRIMARY KEY,
     recorded_symbol TEXT NOT NULL,
     price_decimals INTEGER NOT NULL,
-    lot_decimals INTEGER NOT NULL
+    lot_decimals INTEGER NOT NULL,
+    min_notional_e8 INTEGER NOT NULL,
+    price_source TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS orders (
     order_id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -55,11 +66,15 @@ CREATE TABLE IF NOT EXISTS orders (
     status TEXT NOT NULL,
     market_at_ms INTEGER NOT NULL,
     created_at_ms INTEGER NOT NULL,
-    updated_at_ms INTEGER NOT NULL
+    updated_at_ms INTEGER NOT NULL,
+    product TEXT NOT NULL,
+    price_ticks INTEGER CHECK (price_ticks > 0),
+    time_in_force TEXT NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS one_open_order_per_client_order_id
-    ON orders (client_order_id) WHERE status IN ({_OPEN});
+    ON orders (product, client_order_id) WHERE status IN ({_OPEN});
 CREATE INDEX IF NOT EXISTS orders_by_client_order_id ON orders (client_order_id);
+CREATE INDEX IF NOT EXISTS orders_by_symbol ON orders (product, symbol, order_id);
 CREATE TABLE IF NOT EXISTS trades (
     trade_id INTEGER PRIMARY KEY AUTOINCREMENT,
     order_id INTEGER NOT NULL REFERENCES orders,
@@ -70,28 +85,53 @@ CREATE TABLE IF NOT EXISTS trades (
     quote_e8 INTEGER NOT NULL,
     fee_e8 INTEGER NOT NULL,
     realised_e8 INTEGER NOT NULL,
-    traded_at_ms INTEGER NOT NULL
+    traded_at_ms INTEGER NOT NULL,
+    product TEXT NOT NULL,
+    is_maker INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS trades_by_order ON trades (order_id);
-CREATE INDEX IF NOT EXISTS trades_by_symbol ON trades (symbol, trade_id);
+CREATE INDEX IF NOT EXISTS trades_by_symbol ON trades (product, symbol, trade_id);
 CREATE TABLE IF NOT EXISTS positions (
-    symbol TEXT PRIMARY KEY,
+    product TEXT NOT NULL,
+    symbol TEXT NOT NULL,
     lots INTEGER NOT NULL,
     cost_e8 INTEGER NOT NULL,
-    updated_at_ms INTEGER NOT NULL
+    updated_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (product, symbol)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS funding (
+    funding_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    symbol TEXT NOT NULL,
+    paid_e8 INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL
+) STRICT;
+PRAGMA user_version = {_VERSION};
+"""
+
+_MOVE_MARKET = (
+    "UPDATE venue SET market_at_ms = ?, clock_ms = ?, wallet_e8 = wallet_e8 + ?, "
+    "spot_e8 = spot_e8 + ?"
+)
+_INCOME = """
+WITH income (symbol, kind, income_e8, at_ms, number) AS (
+SELECT symbol, 'REALIZED_PNL', realised_e8, traded_at_ms, trade_id FROM trades
+    WHERE product = 'usdm' AND realised_e8 <> 0
+UNION ALL
+SELECT symbol, 'COMMISSION', -fee_e8, traded_at_ms, trade_id FROM trades
+    WHERE product = 'usdm' AND fee_e8 <> 0
+UNION ALL
+SELECT symbol, 'FUNDING_FEE', -paid_e8, at_ms, funding_id FROM funding
+) SELECT * FROM income
 """
 
 
-_MOVE_MARKET = "UPDATE venue SET market_at_ms = ?, clock_ms = ?, wallet_e8 = wallet_e8 + ?"
-
-
 class VenueState(NamedTuple):
-    """Where the market stands, what the clock may have shown, and the money in the account."""
+    """Where the market stands, what the clock may have shown, and the money of each product."""
 
     market_at_ms: int
     clock_ms: int
     wallet_e8: int
+    spot_e8: int
 
 
 class NewOrder(NamedTuple):
@@ -104,6 +144,19 @@ class NewOrder(NamedTuple):
     reduce_only: bool
     market_at_ms: int
     created_at_ms: int
+    product: Product = Product.USDM
+    price_ticks: int | None = None
+    time_in_force: TimeInForce = TimeInForce.GTC
+
+
+class Income(NamedTuple):
+    """One thing that changed the USD-M wallet; the number is unique within its kind."""
+
+    symbol: str
+    kind: str
+    income_e8: int
+    at_ms: int
+    number: int
 
 
 class HeldPosition(NamedTuple):
@@ -117,6 +170,14 @@ class DuplicateOrderError(Exception):
     """An open order has the client order id already."""
 
 
+class _OtherMarketError(Exception):
+    """The store has orders of a market with other prices."""
+
+
+class _OtherVersionError(Exception):
+    """The store was made by another version of the venue."""
+
+
 class Store:
     """The venue's record.
 
@@ -125,15 +186,18 @@ class Store:
     file
         The database; made with its folder when absent.
     fresh
-        The state a new store begins with.
+        The state a new store begins with, or one without orders for another market.
+    identity
+        What the prices are made from.
 
     Raises
     ------
     SettingsError
-        If another process has the store or the file is no store.
+        If another process has the store, the file is no store of this version, or it has
+        orders of another market.
     """
 
-    def __init__(self, file: Path, fresh: VenueState) -> None:
+    def __init__(self, file: Path, fresh: VenueState, identity: str = "") -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._lock = file.with_suffix(".lock").open("w")
         try:
@@ -144,18 +208,16 @@ class Store:
                 f"{file} belongs to a running paper venue: stop that one or set another MNT_HOME"
             ) from error
         self._committing: asyncio.Future[None] | None = None
+        self._to_tell: list[Callable[[], None]] = []
         # Nothing is begun behind our back: every change goes through `_change`.
         self._connection = sqlite3.connect(file, isolation_level=None)
         try:
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
+            self._check_version()
             self._connection.executescript(_SCHEMA)
-            with self._change() as connection:
-                connection.execute(
-                    "INSERT INTO venue VALUES (1, ?, ?, ?) ON CONFLICT DO NOTHING", fresh
-                )
-            self.commit()
-        except sqlite3.Error as error:
+            self._begin(fresh, identity)
+        except (sqlite3.Error, _OtherMarketError, _OtherVersionError) as error:
             self.close()
             raise SettingsError(
                 f"{file} cannot be used as the venue's store ({error}): "
@@ -166,6 +228,13 @@ class Store:
         """Close the file and let others have it."""
         self._connection.close()
         self._lock.close()
+
+    def after_commit(self, tell: Callable[[], None]) -> None:
+        """Call back once every change made so far is on disk; never, if they are undone."""
+        if self._connection.in_transaction:
+            self._to_tell.append(tell)
+        else:
+            tell()
 
     async def committed(self) -> None:
         """Return when every change made so far is on disk.
@@ -197,6 +266,9 @@ class Store:
         except sqlite3.Error as error:
             self._abandon(error)
             raise
+        to_tell, self._to_tell = self._to_tell, []
+        for tell in to_tell:
+            tell()
         self._tell(None)
 
     def _commit_for_all(self) -> None:
@@ -219,6 +291,7 @@ class Store:
     def _abandon(self, error: BaseException) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+        self._to_tell.clear()
         self._tell(sqlite3.OperationalError(f"the change was undone: {error}"))
 
     def _tell(self, error: sqlite3.Error | None) -> None:
@@ -230,46 +303,87 @@ class Store:
         else:
             waiting.set_exception(error)
 
+    def _begin(self, fresh: VenueState, identity: str) -> None:
+        """Begin afresh, unless the store has a past in this market."""
+        row = self._connection.execute("SELECT identity FROM venue").fetchone()
+        if row is not None and row[0] != identity:
+            if self.counts()["orders"]:
+                raise _OtherMarketError(f"it has orders of market {row[0]!r}, not {identity!r}")
+            row = None
+        if row is None:
+            with self._change() as connection:
+                connection.execute("DELETE FROM listings")
+                connection.execute(
+                    "INSERT OR REPLACE INTO venue VALUES (1, ?, ?, ?, ?, ?)", (*fresh, identity)
+                )
+            self.commit()
+
+    def _check_version(self) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        (n_tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if n_tables and version != _VERSION:
+            raise _OtherVersionError(f"it is of version {version}, this venue's is {_VERSION}")
+
     def state(self) -> VenueState:
         """Return where the venue is."""
-        row = self._connection.execute("SELECT market_at_ms, clock_ms, wallet_e8 FROM venue")
+        row = self._connection.execute(
+            "SELECT market_at_ms, clock_ms, wallet_e8, spot_e8 FROM venue"
+        )
         return VenueState(*row.fetchone())
 
-    def enlist(self, listings: Iterable[Listing]) -> None:
-        """Record the units of what is listed.
+    def enlist(
+        self, instruments: Mapping[str, Instrument], *, may_shrink: bool = False
+    ) -> dict[str, Instrument]:
+        """Record the units of what is listed, by name at the venue.
+
+        Parameters
+        ----------
+        instruments
+            All of it.
+        may_shrink
+            Whether a symbol with orders may no longer be listed; its units are kept.
+
+        Returns
+        -------
+        dict of str to Instrument
+            Symbols with orders that are no longer listed.
 
         Raises
         ------
         SettingsError
             If recorded lots and ticks would change their meaning, or a symbol with orders is
-            no longer listed.
+            no longer listed and must be.
         """
-        rows = {
-            listing.venue_symbol: (
-                listing.instrument.symbol,
-                listing.instrument.price_decimals,
-                listing.instrument.lot_decimals,
-            )
-            for listing in listings
-        }
-        traded = self._connection.execute(
-            "SELECT * FROM listings WHERE symbol IN (SELECT symbol FROM orders)"
-        )
-        for symbol, *units in traded.fetchall():
-            if rows.get(symbol) != tuple(units):
+        traded = self._connection.execute("SELECT DISTINCT symbol FROM orders").fetchall()
+        known, kept = self.instruments(), {}
+        for (symbol,) in traded:
+            if symbol not in instruments and may_shrink:
+                kept[symbol] = known[symbol]
+            elif symbol not in instruments or _units(instruments[symbol]) != _units(known[symbol]):
+                listed = instruments.get(symbol)
                 raise SettingsError(
-                    f"the venue's store has orders of {symbol} in units {units}, but the "
-                    f"recording lists {rows.get(symbol)}: replay the same files, or set "
-                    "another MNT_HOME"
+                    f"the venue's store has orders of {symbol} in units {_units(known[symbol])}, "
+                    f"but the market lists {'it not' if listed is None else _units(listed)}: go "
+                    "back to the same market, or set another MNT_HOME"
                 )
+        rows = [(symbol, *astuple(each)) for symbol, each in {**instruments, **kept}.items()]
         with self._change() as connection:
+            connection.execute(
+                "DELETE FROM listings WHERE symbol NOT IN (SELECT symbol FROM orders)"
+            )
             connection.executemany(
-                "INSERT INTO listings VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-                "(recorded_symbol, price_decimals, lot_decimals) = "
-                "(excluded.recorded_symbol, excluded.price_decimals, excluded.lot_decimals)",
-                [(symbol, *units) for symbol, units in rows.items()],
+                "INSERT INTO listings VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "(min_notional_e8, price_source) = "
+                "(excluded.min_notional_e8, excluded.price_source)",
+                rows,
             )
         self.commit()
+        return kept
+
+    def instruments(self) -> dict[str, Instrument]:
+        """Return the units of what was ever listed in this market, by name at the venue."""
+        rows = self._connection.execute("SELECT * FROM listings ORDER BY symbol")
+        return {symbol: Instrument(*units) for symbol, *units in rows}
 
     def reserve_clock(self, clock_ms: int) -> None:
         """Record a time that the clock has not reached: after a restart it goes on from there."""
@@ -289,13 +403,15 @@ class Store:
                 row = connection.execute(
                     "INSERT INTO orders (client_order_id, symbol, side, quantity_lots, "
                     "filled_lots, quote_e8, reduce_only, status, market_at_ms, created_at_ms, "
-                    "updated_at_ms) VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?) RETURNING *",
+                    "updated_at_ms, product, price_ticks, time_in_force) "
+                    "VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
                     (
                         *new[:5],
                         OrderStatus.NEW,
                         new.market_at_ms,
                         new.created_at_ms,
                         new.created_at_ms,
+                        *new[7:],
                     ),
                 ).fetchone()
             except sqlite3.IntegrityError as error:
@@ -309,36 +425,65 @@ class Store:
         return 1 if last is None else last[0] + 1
 
     def find_order(
-        self, symbol: str, order_id: int | None, client_order_id: str | None
+        self, product: Product, symbol: str, order_id: int | None, client_order_id: str | None
     ) -> PaperOrder | None:
         """Return the order of an id, or the latest one of a client order id."""
         column = "order_id" if order_id is not None else "client_order_id"
         row = self._connection.execute(
-            f"SELECT * FROM orders WHERE symbol = ? AND {column} = ? "  # noqa: S608 - fixed text
-            "ORDER BY order_id DESC LIMIT 1",
-            (symbol, client_order_id if order_id is None else order_id),
+            f"SELECT * FROM orders WHERE {column} = ? "  # noqa: S608 - fixed text
+            "AND product = ? AND symbol = ? ORDER BY order_id DESC LIMIT 1",
+            (client_order_id if order_id is None else order_id, product, symbol),
         ).fetchone()
         return None if row is None else _order(row)
 
-    def open_orders(self, symbol: str | None = None) -> list[PaperOrder]:
-        """Return open orders in order of arrival."""
+    def open_orders(self, product: Product, symbol: str | None = None) -> list[PaperOrder]:
+        """Return open orders of a product in order of arrival."""
         rows = self._connection.execute(
             f"SELECT * FROM orders WHERE status IN ({_OPEN}) "  # noqa: S608 - fixed text
-            "AND (?1 IS NULL OR symbol = ?1) ORDER BY order_id",
-            (symbol,),
+            "AND product = ?1 AND (?2 IS NULL OR symbol = ?2) ORDER BY order_id",
+            (product, symbol),
         )
         return [_order(row) for row in rows]
 
-    def cancel_orders(self, orders: Iterable[PaperOrder], at_ms: int) -> None:
-        """Close open orders without a fill."""
+    def orders(
+        self,
+        product: Product,
+        symbol: str,
+        from_id: int | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        limit: int,
+    ) -> list[PaperOrder]:
+        """Return orders of a symbol, ascending by id; a bound that is `None` is left open.
+
+        Without any lower bound they are the latest ones.
+        """
+        is_latest = from_id is None and start_ms is None
+        rows = self._connection.execute(
+            "SELECT * FROM orders WHERE product = ?1 AND symbol = ?2 "  # noqa: S608 - fixed text
+            "AND (?3 IS NULL OR order_id >= ?3) AND (?4 IS NULL OR created_at_ms >= ?4) "
+            "AND (?5 IS NULL OR created_at_ms <= ?5) "
+            f"ORDER BY order_id {'DESC' if is_latest else 'ASC'} LIMIT ?6",
+            (product, symbol, from_id, start_ms, end_ms, limit),
+        )
+        return sorted(map(_order, rows), key=lambda order: order.order_id)
+
+    def cancel_orders(self, orders: Iterable[PaperOrder], at_ms: int) -> list[PaperOrder]:
+        """Close open orders without a fill; return them as they then are."""
         with self._change() as connection:
-            connection.executemany(
-                "UPDATE orders SET status = ?, updated_at_ms = ? WHERE order_id = ?",
-                [(OrderStatus.CANCELED, at_ms, order.order_id) for order in orders],
-            )
+            rows = [
+                connection.execute(
+                    "UPDATE orders SET status = ?, updated_at_ms = ? WHERE order_id = ? "
+                    "RETURNING *",
+                    (OrderStatus.CANCELED, at_ms, order.order_id),
+                ).fetchone()
+                for order in orders
+            ]
+        return [_order(row) for row in rows]
 
     def trades(
         self,
+        product: Product,
         symbol: str,
         order_id: int | None,
         from_id: int | None,
@@ -352,22 +497,49 @@ class Store:
         """
         is_latest = order_id is None and from_id is None and start_ms is None
         rows = self._connection.execute(
-            "SELECT * FROM trades WHERE symbol = ?1 "  # noqa: S608 - fixed text
+            "SELECT * FROM trades WHERE product = ?7 AND symbol = ?1 "  # noqa: S608 - fixed text
             "AND (?2 IS NULL OR order_id = ?2) "
             "AND (?3 IS NULL OR trade_id >= ?3) AND (?4 IS NULL OR traded_at_ms >= ?4) "
             "AND (?5 IS NULL OR traded_at_ms <= ?5) "
             f"ORDER BY trade_id {'DESC' if is_latest else 'ASC'} LIMIT ?6",
-            (symbol, order_id, from_id, start_ms, end_ms, limit),
+            (symbol, order_id, from_id, start_ms, end_ms, limit, product),
         )
         return sorted(map(_trade, rows), key=lambda trade: trade.trade_id)
 
-    def positions(self) -> dict[str, HeldPosition]:
-        """Return every position that was ever held, by symbol."""
-        rows = self._connection.execute("SELECT * FROM positions ORDER BY symbol")
+    def positions(self, product: Product) -> dict[str, HeldPosition]:
+        """Return every position of a product that was ever held, by symbol."""
+        rows = self._connection.execute(
+            "SELECT symbol, lots, cost_e8, updated_at_ms FROM positions WHERE product = ? "
+            "ORDER BY symbol",
+            (product,),
+        )
         return {
             symbol: HeldPosition(NetPosition(lots, cost_e8), updated_at_ms)
             for symbol, lots, cost_e8, updated_at_ms in rows
         }
+
+    def income(
+        self,
+        symbol: str | None,
+        kind: str | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        limit: int,
+    ) -> list[Income]:
+        """Return what changed the USD-M wallet, ascending; a bound that is `None` is left open.
+
+        Without a start they are the latest ones.
+        """
+        direction = "DESC" if start_ms is None else "ASC"
+        rows = self._connection.execute(
+            f"{_INCOME} "
+            "WHERE (?1 IS NULL OR symbol = ?1) AND (?2 IS NULL OR kind = ?2) "
+            "AND (?3 IS NULL OR at_ms >= ?3) AND (?4 IS NULL OR at_ms <= ?4) "
+            f"ORDER BY at_ms {direction}, number {direction}, kind {direction} LIMIT ?5",
+            (symbol, kind, start_ms, end_ms, limit),
+        )
+        found = [Income(*row) for row in rows]
+        return found if start_ms is not None else found[::-1]
 
     def move_market(self, market_at_ms: int, clock_ms: int) -> None:
         """Record that the market has moved without trading.
@@ -380,41 +552,36 @@ class Store:
         self._connection.execute("PRAGMA synchronous=NORMAL")
         try:
             with self._change() as connection:
-                connection.execute(_MOVE_MARKET, (market_at_ms, clock_ms, 0))
+                connection.execute(_MOVE_MARKET, (market_at_ms, clock_ms, 0, 0))
             self.commit()
         finally:
             self._connection.execute("PRAGMA synchronous=FULL")
 
-    def save_matching(self, market_at_ms: int, clock_ms: int, matching: Matching) -> None:
-        """Record that the market has moved, and what it did to orders and the account."""
-        traded = {trade.symbol for trade in matching.trades}
+    def save_matching(
+        self, market_at_ms: int, clock_ms: int, matchings: Iterable[Matching]
+    ) -> list[Step]:
+        """Record that the market has moved, and what it did to orders and wallets.
+
+        Returns
+        -------
+        list of Step
+            What happened to orders, in order, the trades with their ids. It has not happened
+            before it is committed.
+        """
+        steps: list[Step] = []
         self.commit()
         with self._change() as connection:
-            connection.execute(_MOVE_MARKET, (market_at_ms, clock_ms, matching.wallet_change_e8))
-            connection.executemany(
-                "UPDATE orders SET filled_lots = ?, quote_e8 = ?, status = ?, "
-                "updated_at_ms = ? WHERE order_id = ?",
-                [
-                    (o.filled_lots, o.quote_e8, o.status, o.updated_at_ms, o.order_id)
-                    for o in matching.orders.values()
-                ],
-            )
-            connection.executemany(
-                "INSERT INTO trades (order_id, symbol, side, lots, price_ticks, quote_e8, "
-                "fee_e8, realised_e8, traded_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [astuple(trade)[1:] for trade in matching.trades],
-            )
-            connection.executemany(
-                "INSERT INTO positions VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-                "(lots, cost_e8, updated_at_ms) = "
-                "(excluded.lots, excluded.cost_e8, excluded.updated_at_ms)",
-                [
-                    (symbol, position.lots, position.cost_e8, market_at_ms)
-                    for symbol, position in matching.positions.items()
-                    if symbol in traded
-                ],
-            )
-        self.commit()
+            connection.execute(_MOVE_MARKET, (market_at_ms, clock_ms, 0, 0))
+            for matching in matchings:
+                change_e8 = matching.wallet_change_e8
+                is_spot = matching.product is Product.SPOT
+                changes = (0, change_e8) if is_spot else (change_e8, 0)
+                connection.execute(_MOVE_MARKET, (market_at_ms, clock_ms, *changes))
+                _save_orders(connection, matching)
+                steps += [_save_step(connection, step) for step in matching.steps]
+                _save_positions(connection, matching, market_at_ms)
+                _save_funding(connection, matching.funding)
+        return steps
 
     def counts(self) -> dict[str, int]:
         """Return how many orders and trades there are."""
@@ -424,9 +591,59 @@ class Store:
         return {"orders": row[0], "trades": row[1]}
 
 
+def _units(instrument: Instrument) -> tuple[str, int, int]:
+    """Return what lots and ticks of a record mean."""
+    return (instrument.symbol, instrument.price_decimals, instrument.lot_decimals)
+
+
+def _save_orders(connection: sqlite3.Connection, matching: Matching) -> None:
+    connection.executemany(
+        "UPDATE orders SET filled_lots = ?, quote_e8 = ?, status = ?, "
+        "updated_at_ms = ? WHERE order_id = ?",
+        [
+            (o.filled_lots, o.quote_e8, o.status, o.updated_at_ms, o.order_id)
+            for o in matching.orders.values()
+        ],
+    )
+
+
+def _save_step(connection: sqlite3.Connection, step: Step) -> Step:
+    """Record the trade of a step; return the step with the trade's id."""
+    if step.trade is None:
+        return step
+    (trade_id,) = connection.execute(
+        "INSERT INTO trades (order_id, symbol, side, lots, price_ticks, quote_e8, "
+        "fee_e8, realised_e8, traded_at_ms, product, is_maker) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING trade_id",
+        astuple(step.trade)[1:],
+    ).fetchone()
+    return Step(step.order, replace(step.trade, trade_id=trade_id))
+
+
+def _save_positions(connection: sqlite3.Connection, matching: Matching, market_at_ms: int) -> None:
+    traded = {trade.symbol for trade in matching.trades}
+    connection.executemany(
+        "INSERT INTO positions VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+        "(lots, cost_e8, updated_at_ms) = "
+        "(excluded.lots, excluded.cost_e8, excluded.updated_at_ms)",
+        [
+            (matching.product, symbol, position.lots, position.cost_e8, market_at_ms)
+            for symbol, position in matching.positions.items()
+            if symbol in traded
+        ],
+    )
+
+
+def _save_funding(connection: sqlite3.Connection, payments: Iterable[FundingPayment]) -> None:
+    connection.executemany(
+        "INSERT INTO funding (symbol, paid_e8, at_ms) VALUES (?, ?, ?)",
+        [astuple(payment) for payment in payments],
+    )
+
+
 def _order(row: tuple[Any, ...]) -> PaperOrder:
     order_id, client_order_id, symbol, side, quantity, filled, quote, reduce_only, *rest = row
-    status, *instants = rest
+    status, market_at_ms, created_at_ms, updated_at_ms, product, price_ticks, time_in_force = rest
     return PaperOrder(
         order_id,
         client_order_id,
@@ -437,10 +654,29 @@ def _order(row: tuple[Any, ...]) -> PaperOrder:
         quote,
         bool(reduce_only),
         OrderStatus(status),
-        *instants,
+        market_at_ms,
+        created_at_ms,
+        updated_at_ms,
+        Product(product),
+        price_ticks,
+        TimeInForce(time_in_force),
     )
 
 
 def _trade(row: tuple[Any, ...]) -> Trade:
-    trade_id, order_id, symbol, side, *amounts = row
-    return Trade(trade_id, order_id, symbol, Side(side), *amounts)
+    trade_id, order_id, symbol, side, lots, price_ticks, *money, at_ms, product, is_maker = row
+    quote_e8, fee_e8, realised_e8 = money
+    return Trade(
+        trade_id,
+        order_id,
+        symbol,
+        Side(side),
+        lots,
+        price_ticks,
+        quote_e8,
+        fee_e8,
+        realised_e8,
+        at_ms,
+        Product(product),
+        bool(is_maker),
+    )

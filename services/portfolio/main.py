@@ -5,15 +5,17 @@ Consumes
 Publishes
     `orders.requested`: one event per close, with every intent of it; often none.
 Owns
-    `targets`, `intents`, `live_targets`.
+    `targets`, `intents`, `live_targets`, `limit_changes`.
 Serves
-    The routes every service has.
+    `GET /targets`, `/positions`, `/pnl`, `/limits`; `PUT /limits`; the routes every service
+    has.
 """
 
 from __future__ import annotations
 
 from fastapi import FastAPI
 
+from services.portfolio.api import portfolio_routes
 from services.portfolio.handlers import Portfolio
 from shared.bus.consumer import Routes
 from shared.service import Runtime, create_service, serve
@@ -25,9 +27,9 @@ VERSION = "1"
 def create_app() -> FastAPI:
     """Build the service from its settings."""
     settings = load_settings()
+    portfolio = Portfolio(settings)
 
     def build(_: Runtime) -> Routes:
-        portfolio = Portfolio(settings)
         return Routes(
             handlers={
                 "signals.raised": portfolio.plan,
@@ -37,7 +39,9 @@ def create_app() -> FastAPI:
             reload=portfolio.reload,
         )
 
-    return create_service("portfolio", VERSION, settings, build)
+    return create_service(
+        "portfolio", VERSION, settings, build, portfolio_routes(settings, portfolio)
+    )
 
 
 def run() -> None:

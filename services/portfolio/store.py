@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import delete, func, insert, or_, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.portfolio.domain import LimitChange
+from services.portfolio.profit import Profit
+from shared.book.positions import PairState
+from shared.book.sizing import SizingSettings
 from shared.book.targets import IntentPlan, LiveTarget
+from shared.clock import ms_of_instant
 from shared.database.engine import insert_rows
-from shared.database.tables import intents, live_targets, targets
+from shared.database.filters import of_pair, within
+from shared.database.tables import (
+    account,
+    intents,
+    limit_changes,
+    live_targets,
+    pair_positions,
+    targets,
+)
 from shared.events.portfolio import OrdersRequested
 
 Live = Mapping[tuple[str, str], LiveTarget]
@@ -64,3 +78,140 @@ async def insert_intents(
         for intent in requested.intents
     ]
     await insert_rows(connection, intents, rows)
+
+
+# --- limits ---------------------------------------------------------------------------------
+
+
+async def load_limit_changes(connection: AsyncConnection) -> list[LimitChange]:
+    """Return every change of the limits in the order in which it was decided."""
+    rows = await connection.execute(select(limit_changes).order_by(limit_changes.c.change_id))
+    return [
+        LimitChange(
+            None if row.from_closes_at is None else ms_of_instant(row.from_closes_at),
+            SizingSettings(**{name: getattr(row, name) for name in SizingSettings.model_fields}),
+        )
+        for row in rows
+    ]
+
+
+async def insert_limit_change(
+    connection: AsyncConnection,
+    limits: SizingSettings,
+    *,
+    from_closes_at: datetime | None,
+    reason: str,
+    decided_by: str,
+    lineage: Mapping[str, str],
+) -> None:
+    """Record a change of the limits; earlier ones stay, for whoever asks what was in force."""
+    row = {
+        **limits.model_dump(),
+        "from_closes_at": from_closes_at,
+        "reason": reason,
+        "decided_by": decided_by,
+        **lineage,
+    }
+    await connection.execute(insert(limit_changes).values(row))
+
+
+# --- what people ask for --------------------------------------------------------------------
+
+
+async def find_limit_changes(connection: AsyncConnection, limit: int) -> Sequence[Any]:
+    """Return changes of the limits, newest first."""
+    newest = select(limit_changes).order_by(limit_changes.c.change_id.desc()).limit(limit)
+    return (await connection.execute(newest)).all()
+
+
+async def find_targets(
+    connection: AsyncConnection,
+    *,
+    pair: str | None,
+    is_accepted: bool | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+) -> Sequence[Any]:
+    """Return what became of signals, newest first."""
+    key = targets.c.y.concat("~").concat(targets.c.x)
+    query = (
+        select(targets)
+        .where(*of_pair(key, pair), *within(targets.c.closes_at, since, until))
+        .order_by(targets.c.closes_at.desc(), targets.c.y, targets.c.x, targets.c.action)
+        .limit(limit)
+    )
+    if is_accepted is not None:
+        query = query.where(targets.c.is_accepted == is_accepted)
+    return (await connection.execute(query)).all()
+
+
+async def closed_profits(connection: AsyncConnection) -> dict[str, Profit]:
+    """Return the profit of every pair's closed positions.
+
+    An intent that was denied or never filled left a closed position without cash, which
+    counts as none.
+    """
+    held = pair_positions.c
+    rows = await connection.execute(
+        select(
+            held.pair,
+            func.count().filter(or_(held.cash_e8 != 0, held.fees_e8 != 0)),
+            func.sum(held.cash_e8),
+            func.sum(held.fees_e8),
+            func.sum(held.funding_e8),
+        )
+        .where(held.state == PairState.CLOSED.value)
+        .group_by(held.pair)
+        .order_by(held.pair)
+    )
+    return {
+        pair: Profit(n_closed, int(cash), 0, int(fees), int(funding))
+        for pair, n_closed, cash, fees, funding in rows
+    }
+
+
+async def equity_at(connection: AsyncConnection, instant: datetime) -> int | None:
+    """Return the equity of the last close up to an instant, if there was one."""
+    found = await connection.execute(
+        select(account.c.equity_e8)
+        .where(account.c.closes_at <= instant)
+        .order_by(account.c.closes_at.desc())
+        .limit(1)
+    )
+    equity_e8 = found.scalar_one_or_none()
+    return None if equity_e8 is None else int(equity_e8)
+
+
+async def daily_account(connection: AsyncConnection, since: datetime) -> Sequence[Any]:
+    """Return the last account of every UTC day from a midnight on, newest day first.
+
+    The close at midnight ends the day before it; a fill at midnight begins the day.
+    """
+    rows = await connection.execute(
+        text(
+            """
+            WITH ends AS (
+                SELECT DISTINCT ON (day) day, equity_e8, gross_e8
+                FROM (SELECT CAST(closes_at - interval '1 millisecond' AS date) AS day,
+                             closes_at, equity_e8, gross_e8
+                      FROM account WHERE closes_at > :since) AS closes
+                ORDER BY day, closes_at DESC
+            ), closed AS (
+                SELECT CAST(closed_at - interval '1 millisecond' AS date) AS day,
+                       sum(cash_e8) AS realised_e8,
+                       count(*) FILTER (WHERE cash_e8 <> 0 OR fees_e8 <> 0) AS n_closed
+                FROM pair_positions WHERE closed_at > :since GROUP BY day
+            ), paid AS (
+                SELECT CAST(filled_at AS date) AS day, sum(fee_e8) AS fees_e8
+                FROM fills WHERE filled_at >= :since GROUP BY day
+            )
+            SELECT day, equity_e8, gross_e8, coalesce(realised_e8, 0) AS realised_e8,
+                   coalesce(n_closed, 0) AS n_closed, coalesce(fees_e8, 0) AS fees_e8
+            FROM ends LEFT JOIN closed USING (day) LEFT JOIN paid USING (day)
+            ORDER BY day DESC
+            """
+        ),
+        {"since": since},
+    )
+    return rows.all()

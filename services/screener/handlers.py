@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.screener import store
 from shared.bus.consumer import UnitOfWork
+from shared.errors import PermanentError
 from shared.events.ingest import BarsClosed
 from shared.events.screener import PairsScreened
 from shared.settings import Settings
-from shared.sleeves.pairs.screener import PairScreener, roster_member
+from shared.sleeves.pairs.screener import PairScreener, ScreenedClose, roster_member
 from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME
 
 
@@ -59,6 +61,44 @@ class Screening:
         if is_new:
             await store.insert_screen(unit.connection, screened, unit.lineage)
         unit.publish("pairs.screened", screened.event)
+
+    async def rehearse(self, unit: UnitOfWork) -> ScreenedClose:
+        """Screen the last recorded window without any effect.
+
+        It is the screen of that close once more, or the one that is to come: it knows no
+        roster, so nothing counts towards stability, and nothing is recorded or published.
+
+        Raises
+        ------
+        PermanentError
+            If no bars are recorded.
+        """
+        venue = self._settings.venue_name
+        last = await store.last_bars_at(unit.connection, venue, SCREEN_TIMEFRAME)
+        if last is None:
+            raise PermanentError(
+                f"no {SCREEN_TIMEFRAME} bars of {venue} are recorded: wait for ingest, or publish "
+                f"some on bars.{SCREEN_TIMEFRAME}"
+            )
+        window = [
+            closed
+            async for closed in store.window_before(
+                unit.connection,
+                venue,
+                SCREEN_TIMEFRAME,
+                last + timedelta(milliseconds=1),
+                self._settings.screener.window_bars,
+            )
+        ]
+        tradable = await store.tradable_symbols(unit.connection, venue)
+
+        def screen() -> ScreenedClose:
+            screener = PairScreener(self._settings.screener, SCREEN_TIMEFRAME)
+            for closed in window[:-1]:
+                screener.push(closed)
+            return screener.screen(window[-1], tradable)
+
+        return await asyncio.to_thread(screen)
 
     async def adopt_roster(self, roster: PairsScreened, unit: UnitOfWork) -> None:
         """Take a roster that somebody published by hand; the next screen goes on from it."""

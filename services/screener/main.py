@@ -7,13 +7,14 @@ Publishes
 Owns
     `screens`, `roster`.
 Serves
-    The routes every service has.
+    `GET /pairs`; `POST /screen`, a rehearsal; the routes every service has.
 """
 
 from __future__ import annotations
 
 from fastapi import FastAPI
 
+from services.screener.api import screener_routes
 from services.screener.handlers import Screening
 from shared.bus.consumer import Routes
 from shared.service import Runtime, create_service, serve
@@ -26,16 +27,18 @@ VERSION = "1"
 def create_app() -> FastAPI:
     """Build the service from its settings."""
     settings = load_settings()
+    screening = Screening(settings)
 
     def build(_: Runtime) -> Routes:
-        screening = Screening(settings)
         return Routes(
             handlers={f"bars.{SCREEN_TIMEFRAME}": screening.screen_close},
             adopters={"pairs.screened": screening.adopt_roster},
             reload=screening.reload,
         )
 
-    return create_service("screener", VERSION, settings, build)
+    return create_service(
+        "screener", VERSION, settings, build, screener_routes(settings, screening)
+    )
 
 
 def run() -> None:

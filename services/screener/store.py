@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import ms_of_instant
 from shared.database.engine import insert_rows
-from shared.database.tables import instruments, roster, screens
+from shared.database.tables import bars, instruments, roster, screens
 from shared.events.ingest import Bar, BarsClosed
 from shared.events.screener import PairsScreened, RosterPair
 from shared.sleeves.pairs.screener import ScreenedClose
@@ -80,6 +81,54 @@ async def last_roster(
         .order_by(roster.c.y, roster.c.x)
     )
     return [RosterPair(**row._mapping) for row in rows], ms_of_instant(last)
+
+
+async def last_bars_at(connection: AsyncConnection, venue: str, timeframe: str) -> datetime | None:
+    """Return the newest close of a venue that has bars."""
+    newest = (
+        select(bars.c.closes_at)
+        .where(bars.c.venue == venue, bars.c.timeframe == timeframe)
+        .order_by(bars.c.closes_at.desc())
+        .limit(1)
+    )
+    last: datetime | None = (await connection.execute(newest)).scalar_one_or_none()
+    return last
+
+
+async def find_screen(
+    connection: AsyncConnection, timeframe: str, closes_at: datetime | None
+) -> Any | None:
+    """Return the last screen, or the last one at or before a close."""
+    query = select(screens).where(screens.c.timeframe == timeframe)
+    if closes_at is not None:
+        query = query.where(screens.c.closes_at <= closes_at)
+    newest = query.order_by(screens.c.closes_at.desc()).limit(1)
+    return (await connection.execute(newest)).one_or_none()
+
+
+async def find_roster(
+    connection: AsyncConnection, closes_at: datetime, *, status: str | None, limit: int
+) -> list[RosterPair]:
+    """Return the roster after a screen: active pairs first, then by p-value."""
+    query = (
+        select(*(roster.c[name] for name in RosterPair.model_fields))
+        .where(roster.c.closes_at == closes_at)
+        .order_by(roster.c.status != "active", roster.c.p_value, roster.c.y, roster.c.x)
+        .limit(limit)
+    )
+    if status is not None:
+        query = query.where(roster.c.status == status)
+    return [RosterPair(**row._mapping) for row in await connection.execute(query)]
+
+
+async def roster_counts(connection: AsyncConnection, closes_at: datetime) -> dict[str, int]:
+    """Return how many pairs of a roster have which status."""
+    rows = await connection.execute(
+        select(roster.c.status, func.count())
+        .where(roster.c.closes_at == closes_at)
+        .group_by(roster.c.status)
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 async def insert_screen(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.signals import store
 from shared.bus.consumer import UnitOfWork
 from shared.bus.log import newest_consumed_close
 from shared.clock import ms_of_instant
-from shared.errors import ContractError
+from shared.errors import ContractError, PermanentError
 from shared.events.features import FeaturesComputed
 from shared.events.signals import SignalsRaised
 from shared.events.trainer import ModelPromoted
@@ -16,7 +19,38 @@ from shared.settings import Settings
 from shared.sleeves.pairs.model import LogisticModel
 from shared.sleeves.pairs.rules import PairTrade, decide_signals
 
-Champions = list[tuple[int, LogisticModel]]
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """An alias taken by a model, or left without one; in force after its close.
+
+    Attributes
+    ----------
+    model
+        Loaded by the hash that the promotion recorded.
+    """
+
+    promoted: ModelPromoted
+    model: LogisticModel | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of a feature row.
+
+    Attributes
+    ----------
+    probability
+        Of the label the model was trained on.
+    is_enough
+        Whether it reaches the threshold at which the model lets a pair be entered.
+    """
+
+    sha256: str
+    version: int
+    probability: float
+    threshold: float
+    is_enough: bool
 
 
 class Signals:
@@ -31,37 +65,96 @@ class Signals:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._trades: dict[tuple[str, str], PairTrade] = {}
-        self._champions: Champions = []
+        self._champions: list[Promotion] = []
+        self._challenger: Promotion | None = None
         self._last_closes_at_ms: int | None = None
 
+    @property
+    def champion(self) -> Promotion | None:
+        """What decides the next close, if anybody was ever promoted."""
+        return self._champions[-1] if self._champions else None
+
+    @property
+    def challenger(self) -> Promotion | None:
+        """The newest challenger."""
+        return self._challenger
+
     async def reload(self, connection: AsyncConnection) -> None:
-        """Take open trades and champions from the record."""
+        """Take open trades and models from the record."""
         self._trades = await store.load_trades(connection)
         last = await newest_consumed_close(connection, "signals", "features.computed")
         self._last_closes_at_ms = None if last is None else ms_of_instant(last)
-        self._champions = [
-            (promoted.closes_at_ms, await _load_model(connection, promoted))
-            for promoted in await store.consumed_promotions(connection)
-            if promoted.alias == "champion"
-        ]
+        self._champions, self._challenger = await _load_promotions(connection)
 
-    async def take_model(self, promoted: ModelPromoted, unit: UnitOfWork) -> None:
-        """Take a promoted champion; it decides from the first close after the promotion."""
-        if promoted.alias != "champion":
-            return
-        model = await _load_model(unit.connection, promoted)
-        champions = sorted(
-            [*self._champions, (promoted.closes_at_ms, model)], key=lambda champion: champion[0]
-        )
+    async def reload_models(self, unit: UnitOfWork) -> None:
+        """Load every model anew by the hash its promotion recorded.
+
+        Raises
+        ------
+        ContractError
+            If a model is missing or its bytes have another hash; the models in use stay.
+        """
+        champions, challenger = await _load_promotions(unit.connection)
 
         def keep() -> None:
-            self._champions = champions
+            self._champions, self._challenger = champions, challenger
 
         unit.after_commit(keep)
 
+    async def take_model(self, promoted: ModelPromoted, unit: UnitOfWork) -> None:
+        """Take a promoted model; a champion decides from the first close after the promotion."""
+        taken = await _load(unit.connection, promoted)
+        champions, challenger = self._champions, self._challenger
+        if promoted.alias == "champion":
+            champions = _by_close([*champions, taken])
+        else:
+            challenger = taken
+
+        def keep() -> None:
+            self._champions, self._challenger = champions, challenger
+
+        unit.after_commit(keep)
+
+    def predict(self, features: Mapping[str, float]) -> Prediction:
+        """Return what the champion says of a feature row; nothing is recorded.
+
+        Raises
+        ------
+        PermanentError
+            If there is no champion.
+        ContractError
+            If a feature is missing, or one is given that the model does not know.
+        """
+        champion = self.champion
+        if champion is None or champion.model is None or champion.promoted.model_version is None:
+            raise PermanentError(
+                "no model is champion: train one with POST /train of the trainer and promote it "
+                "with its POST /promote"
+            )
+        model = champion.model
+        unknown = sorted(features.keys() - set(model.feature_names))
+        if unknown:
+            raise ContractError(
+                f"model {model.sha256[:12]} does not know {', '.join(unknown)}: give exactly "
+                f"{', '.join(model.feature_names)}"
+            )
+        probability = model.probability_of_row(list(features), list(features.values()))
+        threshold = self._settings.signals.probability_threshold
+        return Prediction(
+            model.sha256,
+            champion.promoted.model_version,
+            probability,
+            threshold,
+            probability >= threshold,
+        )
+
     async def decide(self, computed: FeaturesComputed, unit: UnitOfWork) -> None:
         """Decide, record and publish the signals of a close."""
-        in_force = [m for from_ms, m in self._champions if from_ms < computed.closes_at_ms]
+        in_force = [
+            champion.model
+            for champion in self._champions
+            if champion.promoted.closes_at_ms < computed.closes_at_ms
+        ]
         raised, trades = decide_signals(
             self._trades,
             computed,
@@ -87,7 +180,24 @@ class Signals:
         unit.publish("signals.raised", raised)
 
 
-async def _load_model(connection: AsyncConnection, promoted: ModelPromoted) -> LogisticModel:
+Promotions = tuple[list[Promotion], Promotion | None]
+"""Champions in order of their closes, and the newest challenger."""
+
+
+async def _load_promotions(connection: AsyncConnection) -> Promotions:
+    promotions = await store.consumed_promotions(connection)
+    champions = [await _load(connection, p) for p in promotions if p.alias == "champion"]
+    challengers = [p for p in promotions if p.alias == "challenger"]
+    challenger = await _load(connection, challengers[-1]) if challengers else None
+    return _by_close(champions), challenger
+
+
+def _by_close(champions: Sequence[Promotion]) -> list[Promotion]:
+    """Sort champions; of two promotions at one close, the later decision stays behind."""
+    return sorted(champions, key=lambda champion: champion.promoted.closes_at_ms)
+
+
+async def _load(connection: AsyncConnection, promoted: ModelPromoted) -> Promotion:
     """Load a model by the hash its promotion recorded.
 
     Raises
@@ -95,6 +205,8 @@ async def _load_model(connection: AsyncConnection, promoted: ModelPromoted) -> L
     ContractError
         If there is no such model, or its bytes have another hash.
     """
+    if promoted.sha256 is None:
+        return Promotion(promoted, None)
     document = await store.model_document(connection, promoted.sha256)
     if document is None:
         raise ContractError(
@@ -105,4 +217,4 @@ async def _load_model(connection: AsyncConnection, promoted: ModelPromoted) -> L
         raise ContractError(
             f"model {promoted.sha256} has the hash {model.sha256}: it was changed and is refused"
         )
-    return model
+    return Promotion(promoted, model)

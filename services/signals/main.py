@@ -7,13 +7,15 @@ Publishes
 Owns
     `signals`, `pair_trades`.
 Serves
-    The routes every service has.
+    `GET /signals`, `/model-info`; `POST /predict`, `/reload-model`; the routes every service
+    has.
 """
 
 from __future__ import annotations
 
 from fastapi import FastAPI
 
+from services.signals.api import signals_routes
 from services.signals.handlers import Signals
 from shared.bus.consumer import Routes
 from shared.service import Runtime, create_service, serve
@@ -25,9 +27,9 @@ VERSION = "1"
 def create_app() -> FastAPI:
     """Build the service from its settings."""
     settings = load_settings()
+    signals = Signals(settings)
 
     def build(_: Runtime) -> Routes:
-        signals = Signals(settings)
         return Routes(
             handlers={
                 "models.promoted": signals.take_model,
@@ -37,7 +39,7 @@ def create_app() -> FastAPI:
             reload=signals.reload,
         )
 
-    return create_service("signals", VERSION, settings, build)
+    return create_service("signals", VERSION, settings, build, signals_routes(settings, signals))
 
 
 def run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, select, text, tuple_
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import instant_of_ms, ms_of_instant
 from shared.database.engine import insert_rows
+from shared.database.filters import of_pair, within
 from shared.database.tables import models, pair_trades, signals
 from shared.events.signals import SignalsRaised
 from shared.events.trainer import ModelPromoted
@@ -80,3 +82,25 @@ async def model_document(connection: AsyncConnection, sha256: str) -> bytes | No
     """Return the bytes of a model, or `None`."""
     found = await connection.execute(select(models.c.document).where(models.c.sha256 == sha256))
     return found.scalar_one_or_none()
+
+
+async def find_signals(
+    connection: AsyncConnection,
+    *,
+    pair: str | None,
+    action: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+) -> Sequence[Any]:
+    """Return signals by their close, newest first."""
+    key = signals.c.y.concat("~").concat(signals.c.x)
+    query = (
+        select(signals)
+        .where(*of_pair(key, pair), *within(signals.c.closes_at, since, until))
+        .order_by(signals.c.closes_at.desc(), signals.c.y, signals.c.x, signals.c.action)
+        .limit(limit)
+    )
+    if action is not None:
+        query = query.where(signals.c.action == action)
+    return (await connection.execute(query)).all()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Literal
 
 import numpy as np
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.trainer import store
+from services.trainer.domain import reign
 from shared.bus.consumer import UnitOfWork
 from shared.clock import instant_of_ms, ms_of_instant, timeframe_ms
 from shared.database.bars import closes_and_volumes
@@ -33,6 +35,49 @@ FIRST_TRAINING_CLOSES = 12
 logger = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model that a training made challenger.
+
+    Attributes
+    ----------
+    in_sample
+        Whether bars from before a pair was on the roster were among the samples.
+    metrics
+        Out-of-sample scores of the cross-validation; counts only where no fold could be scored.
+    """
+
+    name: str
+    version: int
+    sha256: str
+    n_samples: int
+    in_sample: bool
+    metrics: dict[str, Any]
+    mlflow_run_id: str
+    alias: Literal["challenger"] = "challenger"
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """The champion from the first close after `decides_after` on.
+
+    Attributes
+    ----------
+    version, sha256
+        Of the model; empty where a rollback left none, so that the z rule decides.
+    is_override
+        That no gates were passed.
+    """
+
+    name: str
+    version: int | None
+    sha256: str | None
+    is_rollback: bool
+    decides_after: datetime
+    alias: Literal["champion"] = "champion"
+    is_override: bool = True
+
+
 class Trainer:
     """Trains challengers, and promotes on an operator's word.
 
@@ -50,7 +95,9 @@ class Trainer:
         folder = (settings.home / "mlflow").resolve()
         uri = settings.mlflow_url or f"sqlite:///{folder / 'mlflow.db'}"
         self._folder = folder
-        self._registry = ModelRegistry(uri, str(folder / "artifacts"))
+        # A server passes artifacts on to its own store; its folders are not ours to write to.
+        artifacts = "mlflow-artifacts:/" if uri.startswith("http") else str(folder / "artifacts")
+        self._registry = ModelRegistry(uri, artifacts)
 
     async def reload(self, connection: AsyncConnection) -> None:
         """Take the last close and the closes since the last training from the record."""
@@ -94,7 +141,7 @@ class Trainer:
             every = min(every, FIRST_TRAINING_CLOSES)
         return bool(every) and closes % every == 0
 
-    async def train_on_request(self, unit: UnitOfWork) -> dict[str, Any]:
+    async def train_on_request(self, unit: UnitOfWork) -> Trained:
         """Train on everything up to the last close seen.
 
         Raises
@@ -111,7 +158,7 @@ class Trainer:
             raise PermanentError("no close has been seen yet: wait for features, then ask again")
         return self._last_close_ms
 
-    async def _train(self, unit: UnitOfWork, close_ms: int) -> dict[str, Any]:
+    async def _train(self, unit: UnitOfWork, close_ms: int) -> Trained:
         """Fit a challenger on the rows up to a close; the same rows give the same model."""
         settings = self._settings.trainer
         bar_ms = timeframe_ms(self._settings.trade_timeframe)
@@ -149,19 +196,29 @@ class Trainer:
             from_ms=close_ms,
             cv_roc_auc=None if scores.mean is None else scores.mean.roc_auc,
             override_reason=None,
+            decided_by="trainer",
             lineage=unit.lineage,
         )
-        self._publish(unit, close_ms, "challenger", version, model.sha256, None)
+        unit.publish(
+            "models.promoted",
+            ModelPromoted(
+                closes_at=instant_of_ms(close_ms),
+                name=MODEL_NAME,
+                alias="challenger",
+                model_version=version,
+                sha256=model.sha256,
+            ),
+        )
         unit.after_commit(self._note_training)
-        return {
-            "name": MODEL_NAME,
-            "version": version,
-            "sha256": model.sha256,
-            "alias": "challenger",
-            "n_samples": len(dataset.labels),
-            "in_sample": settings.in_sample,
-            "metrics": metrics,
-        }
+        return Trained(
+            name=MODEL_NAME,
+            version=version,
+            sha256=model.sha256,
+            n_samples=len(dataset.labels),
+            in_sample=settings.in_sample,
+            metrics=metrics,
+            mlflow_run_id=run_id,
+        )
 
     async def _rows_from_bars(
         self, connection: AsyncConnection, after_ms: int, up_to_ms: int
@@ -244,7 +301,8 @@ class Trainer:
         settings = self._settings.trainer
 
         def register() -> tuple[int, str]:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            if self._settings.mlflow_url is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
             registered = self._registry.log_training(
                 experiment="pairs",
                 params={
@@ -266,7 +324,9 @@ class Trainer:
 
         return await asyncio.to_thread(register)
 
-    async def promote(self, unit: UnitOfWork, sha256: str | None, reason: str) -> dict[str, Any]:
+    async def promote(
+        self, unit: UnitOfWork, sha256: str | None, reason: str, operator: str
+    ) -> Promoted:
         """Make a model champion on an operator's word; it decides from the next close on.
 
         Parameters
@@ -275,60 +335,92 @@ class Trainer:
             The transaction.
         sha256
             The model; the newest challenger when not given.
-        reason
-            Why the gates are overridden; recorded.
+        reason, operator
+            Why the gates are overridden, and who says so; recorded.
 
         Raises
         ------
         PermanentError
             If there is no such model, or no close has been seen.
         """
-        close_ms = self._require_close()
         found = await store.find_model(unit.connection, MODEL_NAME, sha256)
         if found is None:
             raise PermanentError(
                 f"no model {sha256 or 'is challenger'}: train one with POST /train, "
                 "GET /models lists them"
             )
-        chosen, version = found
+        return await self._crown(unit, found, reason, operator, is_rollback=False)
+
+    async def roll_back(self, unit: UnitOfWork, reason: str, operator: str) -> Promoted:
+        """Make the champion before the present one champion again, or none where none was.
+
+        Parameters
+        ----------
+        unit
+            The transaction.
+        reason, operator
+            Why, and who says so; recorded.
+
+        Raises
+        ------
+        PermanentError
+            If there is no champion, or no close has been seen.
+        """
+        champions = reign(await store.champions(unit.connection, MODEL_NAME))
+        if not champions:
+            raise PermanentError(
+                "no model is champion, so there is none to roll back: the z rule decides; "
+                "POST /promote makes a champion"
+            )
+        earlier = None
+        if len(champions) > 1:
+            earlier = await store.find_model(unit.connection, MODEL_NAME, champions[-2])
+        return await self._crown(unit, earlier, reason, operator, is_rollback=True)
+
+    async def _crown(
+        self,
+        unit: UnitOfWork,
+        model: tuple[str, int] | None,
+        reason: str,
+        operator: str,
+        *,
+        is_rollback: bool,
+    ) -> Promoted:
+        """Record, publish and show in MLflow who is champion from the next close on."""
+        close_ms = self._require_close()
+        sha256, version = model or (None, None)
         await store.insert_promotion(
             unit.connection,
             name=MODEL_NAME,
             alias="champion",
-            sha256=chosen,
+            sha256=sha256,
             from_ms=close_ms,
             cv_roc_auc=None,
             override_reason=reason,
+            decided_by=operator,
             lineage=unit.lineage,
+            is_rollback=is_rollback,
         )
-        await asyncio.to_thread(self._registry.set_alias, MODEL_NAME, "champion", version)
-        self._publish(unit, close_ms, "champion", version, chosen, reason)
-        return {
-            "name": MODEL_NAME,
-            "version": version,
-            "sha256": chosen,
-            "alias": "champion",
-            "decides_after": instant_of_ms(close_ms),
-            "is_override": True,
-        }
-
-    def _publish(
-        self,
-        unit: UnitOfWork,
-        close_ms: int,
-        alias: Any,
-        version: int,
-        sha256: str,
-        override_reason: str | None,
-    ) -> None:
         unit.publish(
             "models.promoted",
             ModelPromoted(
                 closes_at=instant_of_ms(close_ms),
                 name=MODEL_NAME,
-                alias=alias,
+                alias="champion",
                 model_version=version,
                 sha256=sha256,
-                override_reason=override_reason,
+                override_reason=reason,
+                is_rollback=is_rollback,
             ),
+        )
+        if version is None:
+            await asyncio.to_thread(self._registry.delete_alias, MODEL_NAME, "champion")
+        else:
+            await asyncio.to_thread(self._registry.set_alias, MODEL_NAME, "champion", version)
+        return Promoted(
+            name=MODEL_NAME,
+            version=version,
+            sha256=sha256,
+            is_rollback=is_rollback,
+            decides_after=instant_of_ms(close_ms),
         )

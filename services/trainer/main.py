@@ -3,11 +3,13 @@
 Consumes
     `features.computed`: event time, and the occasion of scheduled trainings.
 Publishes
-    `models.promoted`: a model became challenger, or an operator made it champion.
+    `models.promoted`: a model became challenger, or an operator made it champion or rolled
+    back to the champion before.
 Owns
     `datasets`, `models`, `promotions`; the MLflow registry.
 Serves
-    `POST /train`, `POST /promote`, `GET /models`, and the routes every service has.
+    `POST /train`, `/promote`, `/rollback`; `GET /models`, `/runs`; the routes every service
+    has.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from fastapi import FastAPI
 
 from services.trainer.api import trainer_routes
 from services.trainer.handlers import Trainer
-from services.trainer.requests import RequestQueue
 from shared.bus.consumer import Routes
 from shared.service import Runtime, create_service, serve
 from shared.settings import load_settings
@@ -28,20 +29,15 @@ def create_app() -> FastAPI:
     """Build the service from its settings."""
     settings = load_settings()
     trainer = Trainer(settings)
-    requests = RequestQueue()
 
-    def build(runtime: Runtime) -> Routes:
-        requests.attach(lambda: runtime.consumer)
+    def build(_: Runtime) -> Routes:
         return Routes(
             handlers={"features.computed": trainer.observe},
             adopters={"models.promoted": trainer.refuse_foreign},
             reload=trainer.reload,
-            when_idle=requests.serve_one,
         )
 
-    return create_service(
-        "trainer", VERSION, settings, build, trainer_routes(settings, trainer, requests)
-    )
+    return create_service("trainer", VERSION, settings, build, trainer_routes(settings, trainer))
 
 
 def run() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.trainer.domain import ChampionChange
+from shared.bus import log
 from shared.clock import instant_of_ms, ms_of_instant
 from shared.database.engine import insert_rows
+from shared.database.filters import within
 from shared.database.tables import datasets, feature_sets, features, models, promotions
 from shared.sleeves.pairs.dataset import Dataset, PairRows
 from shared.sleeves.pairs.model import LogisticModel
@@ -20,18 +24,7 @@ from shared.sleeves.pairs.model import LogisticModel
 
 async def load_progress(connection: AsyncConnection) -> tuple[int | None, int, bool]:
     """Return the last close consumed, the closes since the last training, if there was one."""
-    last = (
-        await connection.execute(
-            text(
-                """
-                SELECT max(closes_at) FROM event_log JOIN consumer_offset
-                  ON consumer_offset.topic = event_log.topic AND consumer = 'trainer'
-                WHERE event_log.topic = 'features.computed'
-                  AND event_log.seq <= consumer_offset.seq
-                """
-            )
-        )
-    ).scalar_one_or_none()
+    last = await log.newest_consumed_close(connection, "trainer", "features.computed")
     if last is None:
         return None, 0, False
     trained_at = (await connection.execute(select(func.max(models.c.trained_at_close)))).scalar()
@@ -157,14 +150,15 @@ async def insert_promotion(
     *,
     name: str,
     alias: str,
-    sha256: str,
+    sha256: str | None,
     from_ms: int,
     cv_roc_auc: float | None,
     override_reason: str | None,
+    decided_by: str,
     lineage: Mapping[str, str],
+    is_rollback: bool = False,
 ) -> None:
     """Record who gave a model an alias, from which close, and on what evidence."""
-    is_override = override_reason is not None
     statement = insert(promotions).values(
         name=name,
         alias=alias,
@@ -173,12 +167,24 @@ async def insert_promotion(
         mode="paper",
         cv_roc_auc=cv_roc_auc,
         gates_passed=False,
-        is_override=is_override,
+        is_override=override_reason is not None,
+        is_rollback=is_rollback,
         override_reason=override_reason,
-        decided_by="operator" if is_override else "trainer",
+        decided_by=decided_by,
         **lineage,
     )
     await connection.execute(statement.on_conflict_do_nothing())
+
+
+async def champions(connection: AsyncConnection, name: str) -> list[ChampionChange]:
+    """Return every change of the champion, oldest first."""
+    rows = await connection.execute(
+        select(promotions.c.sha256, promotions.c.is_rollback)
+        .where(promotions.c.name == name)
+        .where(promotions.c.alias == "champion")
+        .order_by(promotions.c.promotion_id)
+    )
+    return [ChampionChange(row.sha256, row.is_rollback) for row in rows]
 
 
 async def find_model(
@@ -194,18 +200,48 @@ async def find_model(
     return None if row is None else (row.sha256, row.model_version)
 
 
-async def list_models(connection: AsyncConnection) -> list[dict[str, Any]]:
-    """Return every model with the aliases it was given, newest first."""
+async def list_models(connection: AsyncConnection, limit: int) -> Sequence[Any]:
+    """Return models with the aliases they were given, newest first."""
     rows = await connection.execute(
         text(
             """
             SELECT name, model_version, sha256, trained_at_close, metrics, mlflow_run_id,
                    (SELECT coalesce(json_agg(json_build_object(
                                'alias', alias, 'from', from_closes_at, 'override', is_override,
-                               'reason', override_reason) ORDER BY promotion_id), '[]')
+                               'rollback', is_rollback, 'reason', override_reason,
+                               'decided_by', decided_by) ORDER BY promotion_id), '[]')
                     FROM promotions WHERE promotions.sha256 = models.sha256) AS promotions
-            FROM models ORDER BY model_version DESC
+            FROM models ORDER BY model_version DESC, name LIMIT :limit
             """
-        )
+        ),
+        {"limit": limit},
     )
-    return [dict(row._mapping) for row in rows]
+    return rows.all()
+
+
+async def list_runs(
+    connection: AsyncConnection, *, since: datetime | None, until: datetime | None, limit: int
+) -> Sequence[Any]:
+    """Return trainings with the dataset of each, newest first."""
+    rows = await connection.execute(
+        select(
+            models.c.trained_at_close,
+            models.c.name,
+            models.c.model_version,
+            models.c.sha256,
+            models.c.mlflow_run_id,
+            models.c.metrics,
+            models.c.ingested_at.label("recorded_at"),
+            datasets.c.dataset_id,
+            datasets.c.from_closes_at,
+            datasets.c.to_closes_at,
+            datasets.c.n_rows,
+            datasets.c.n_positive,
+            datasets.c.manifest,
+        )
+        .join(datasets)
+        .where(*within(models.c.trained_at_close, since, until))
+        .order_by(models.c.trained_at_close.desc(), models.c.model_version.desc())
+        .limit(limit)
+    )
+    return rows.all()

@@ -34,7 +34,8 @@ from shared.events.ingest import BarsClosed
 from shared.events.screener import PairsScreened
 from shared.events.signals import SignalsRaised
 from shared.quant.bars import Bars
-from shared.sleeves.pairs.following import JoinedHistory, Pair, PairFollower, followed_at
+from shared.sleeves.pairs.features import Pair
+from shared.sleeves.pairs.following import JoinedHistory, PairFollower, followed_at
 from shared.sleeves.pairs.rules import PairTrade, decide_signals
 from shared.sleeves.pairs.screener import PairScreener
 from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME, StrategySettings

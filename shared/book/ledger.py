@@ -7,9 +7,10 @@ reported, the backtest what the fill kernel gave.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from shared.book.control import TradingControl, TradingState
 from shared.book.execution import Execution, FillTerms
 from shared.book.instrument import Instrument
 from shared.book.orders import (
@@ -144,7 +145,7 @@ class _Draft:
         self.changed_orders: dict[str, Order] = {}
         self.changed_positions: dict[str, PairPosition] = {}
         self.submit: list[Order] = []
-        self.cancel: list[Order] = []
+        self.cancel: dict[str, Order] = {}
 
     @property
     def is_new_close(self) -> bool:
@@ -165,6 +166,9 @@ class _Draft:
         self.changed_positions[position.position_id] = position
         self.positions[position.position_id] = position
 
+    def withdraw(self, orders: Iterable[Order]) -> None:
+        self.cancel |= {order.client_order_id: order for order in orders}
+
     def working_orders_of(self, pair: str) -> list[Order]:
         return [o for o in self.orders.values() if o.pair == pair and o.is_working]
 
@@ -179,6 +183,7 @@ def settle_close(
     instruments: Mapping[str, Instrument],
     terms: FillTerms,
     identity: Identity,
+    control: TradingControl = TradingControl(),
 ) -> Settlement:
     """Settle one close.
 
@@ -192,13 +197,16 @@ def settle_close(
         What the venue reports of working orders; fills booked earlier are recognised.
     instruments, terms, identity
         Units, costs, and the names that make order ids.
+    control
+        What a person lets the book trade.
 
     Notes
     -----
     In this order: marks, fills, funding, compensation of what fills and refusals left
-    behind, intents. An order decided here trades from the next bar on. The book's time never
-    goes back: of a late close the marks are stale and left out. Compensation is sent once a
-    close, so that its order ids are never used twice, however many events the close has.
+    behind, intents, what `control` withdraws and closes. An order decided here trades from
+    the next bar on. The book's time never goes back: of a late close the marks are stale and
+    left out. Compensation is sent once a close, so that its order ids are never used twice,
+    however many events the close has.
     """
     draft = _Draft(ledger, instruments, requested.closes_at_ms)
     for mark in requested.marks:
@@ -212,9 +220,10 @@ def settle_close(
         _move_on(draft, position, identity)
     for intent in requested.intents:
         if intent.action == "open":
-            _open(draft, intent, identity)
-        else:
-            _close(draft, intent, identity)
+            _open(draft, intent, identity, control)
+        elif intent.position_id in draft.positions:
+            _close(draft, draft.positions[intent.position_id], intent.intent_id, identity)
+    _enforce(draft, control, identity)
     return _conclude(draft)
 
 
@@ -324,7 +333,7 @@ def _move_on(draft: _Draft, position: PairPosition, identity: Identity) -> None:
         _submit_closing_orders(draft, position, intent_id, identity)
 
 
-def _open(draft: _Draft, intent: SubmitOrder, identity: Identity) -> None:
+def _open(draft: _Draft, intent: SubmitOrder, identity: Identity, control: TradingControl) -> None:
     """Open a position on both legs, or deny both."""
     if intent.position_id in draft.positions:
         return
@@ -332,7 +341,7 @@ def _open(draft: _Draft, intent: SubmitOrder, identity: Identity) -> None:
     position = PairPosition(
         intent.position_id, pair, intent.y, intent.x, PairState.OPENING, draft.closes_at_ms
     )
-    denial = _denial(draft, intent)
+    denial = control.denial or _denial(draft, intent)
     for leg in intent.legs:
         order = Order(
             client_order_id(identity.account, identity.run, intent.intent_id, leg.leg, 0),
@@ -374,17 +383,26 @@ def _denial(draft: _Draft, intent: SubmitOrder) -> str | None:
     return None
 
 
-def _close(draft: _Draft, intent: SubmitOrder, identity: Identity) -> None:
+def _close(draft: _Draft, position: PairPosition, intent_id: str, identity: Identity) -> None:
     """Close what is held of a position; orders that still work are withdrawn first."""
-    position = draft.positions.get(intent.position_id)
-    if position is None or position.state in {PairState.CLOSING, PairState.CLOSED}:
+    if position.state in {PairState.CLOSING, PairState.CLOSED}:
         return
     draft.put_position(replace(position, state=PairState.CLOSING))
     working = draft.working_orders_of(position.pair)
     if working:
-        draft.cancel.extend(working)
+        draft.withdraw(working)
     else:
-        _submit_closing_orders(draft, position, intent.intent_id, identity)
+        _submit_closing_orders(draft, position, intent_id, identity)
+
+
+def _enforce(draft: _Draft, control: TradingControl, identity: Identity) -> None:
+    """Withdraw the orders and close the positions that may not stay."""
+    if control.state is TradingState.HALTED:
+        draft.withdraw(o for o in draft.orders.values() if o.is_working and not o.reduce_only)
+    if control.is_flattening:
+        for position in sorted(draft.positions.values(), key=lambda p: p.position_id):
+            intent_id = f"{draft.closes_at_ms}:{position.pair}:flatten"
+            _close(draft, position, intent_id, identity)
 
 
 def _submit_closing_orders(
@@ -436,7 +454,7 @@ def _conclude(draft: _Draft) -> Settlement:
         tuple(draft.changed_orders.values()),
         tuple(draft.changed_positions.values()),
         tuple(draft.submit),
-        tuple(draft.cancel),
+        tuple(draft.cancel.values()),
         equity_e8,
         gross_e8,
     )

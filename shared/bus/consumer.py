@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import text
@@ -24,13 +24,17 @@ from shared.bus.retry import RetryDecision, RetryPolicy, Verdict
 from shared.bus.streams import StreamEntry, Streams, entry_order
 from shared.clock import TIMEFRAME_MS, monotonic_seconds
 from shared.database.engine import transaction
-from shared.errors import ContractError, StoreError
+from shared.errors import ContractError, RetryableError, StoreError
 from shared.events.base import MAX_EVENT_BYTES, Event
 from shared.events.catalogue import owned_topics, topic_named
 
 IDLE_SECONDS = 0.25
 """How long a quiet consumer waits before it looks into the log by itself."""
+TURN_WITHIN_SECONDS = 30.0
+"""How long a person's request waits for the event in hand before it is refused."""
 _BUFFERED = 2_000
+
+T = TypeVar("T")
 
 logger = structlog.get_logger()
 
@@ -137,6 +141,8 @@ class Consumer:
         self._foreign: list[StreamEntry] = []
         self._adopted: dict[str, str] = {}
         self._lock_connection: AsyncConnection | None = None
+        # Whoever has the turn may touch the service's state; those who wait get it in order.
+        self._turn = asyncio.Lock()
         self._is_stopping = False
         self.offsets: dict[str, int] = {}
         self.is_paused = False
@@ -313,26 +319,32 @@ class Consumer:
         self._wake.clear()
         if not self.is_paused:
             try:
-                if self._foreign:
-                    await self._adopt(self._foreign[0])
-                    self._foreign.pop(0)
-                    return
-                await self._fill_gaps()
-                chosen = self._next()
-                if chosen is not None:
-                    await self._deliver(*chosen)
-                    return
-                if self._routes.when_idle is not None and await self._routes.when_idle():
-                    return
-            except StoreError as error:
+                async with self._turn:
+                    if await self._do_next():
+                        return
+            except RetryableError as error:
                 self.last_error = str(error)
-                logger.warning("store unavailable", service=self.name, error=str(error))
+                logger.warning("store or venue unavailable", service=self.name, error=str(error))
         try:
             async with asyncio.timeout(IDLE_SECONDS):
                 await self._wake.wait()
         except TimeoutError:
             if not self.is_paused:
-                await self._look_into_log()
+                async with self._turn:
+                    await self._look_into_log()
+
+    async def _do_next(self) -> bool:
+        """Do what comes next; False when there is nothing to do."""
+        if self._foreign:
+            await self._adopt(self._foreign[0])
+            self._foreign.pop(0)
+            return True
+        await self._fill_gaps()
+        chosen = self._next()
+        if chosen is not None:
+            await self._deliver(*chosen)
+            return True
+        return self._routes.when_idle is not None and await self._routes.when_idle()
 
     async def _look_into_log(self) -> None:
         try:
@@ -406,7 +418,8 @@ class Consumer:
     async def work(self, source_uri: str, handle: Callable[[UnitOfWork], Awaitable[None]]) -> None:
         """Do a service's own transaction, such as releasing bars, under the same rules.
 
-        Call it from `when_idle` only, so that it never runs beside a handler.
+        Call it from `when_idle` or an errand only, so that it never runs beside a handler;
+        anybody else calls `do`.
 
         Raises
         ------
@@ -418,6 +431,50 @@ class Consumer:
             await handle(unit)
             logged = await self._append_outgoing(unit)
         await self._conclude(unit, logged)
+
+    async def do(self, name: str, job: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+        """Do a job that a person asked for in a transaction of its own, and return its answer.
+
+        It gets its turn after the event in hand and before those that wait, also while the
+        consumer is paused and between the tries of an event that keeps failing: a halt must
+        not wait for the venue to come back. What it changes is therefore in force from the
+        next event on, and a job never sees the state of a service half way through one.
+
+        Parameters
+        ----------
+        name
+            Of the request, part of the lineage.
+        job
+            Given the transaction; its hooks, events and errands are treated like a handler's.
+
+        Raises
+        ------
+        StoreError
+            If the service has not started, its turn does not come in time or the database is
+            unavailable.
+        MntError
+            Whatever the job raised; nothing of it was recorded, unless an errand raised it.
+        """
+        if not self.is_started.is_set():
+            raise StoreError(f"{self.name} is starting ({self.last_error}): ask again")
+        try:
+            async with asyncio.timeout(TURN_WITHIN_SECONDS):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise StoreError(
+                f"{self.name} has been at one event or request for {TURN_WITHIN_SECONDS:g} s, "
+                "so nothing was done: ask again, or look at GET /status"
+            ) from None
+        try:
+            answers: list[T] = []
+
+            async def work(unit: UnitOfWork) -> None:
+                answers.append(await job(unit))
+
+            await self.work(f"request:{name}", work)
+            return answers[0]
+        finally:
+            self._turn.release()
 
     async def _persist(
         self,
@@ -504,8 +561,12 @@ class Consumer:
         if decision.verdict is Verdict.RETRY:
             bound.warning("handler failed, trying again", error=self.last_error)
             metrics.RETRIES.labels(self.name, entry.topic).inc()
-            await asyncio.sleep(decision.wait_seconds)
             await self._patiently(self._reload)
+            self._turn.release()
+            try:
+                await asyncio.sleep(decision.wait_seconds)
+            finally:
+                await self._turn.acquire()
             return False
         bound.error("event goes to the dead letters", error=self.last_error, exc_info=error)
         await self._patiently(self._reload)

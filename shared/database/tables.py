@@ -266,6 +266,7 @@ features = Table(
     _required("feature_values", ARRAY(Double)),
     *_lineage(),
     CheckConstraint("roster_closes_at < closes_at", name="no_look_ahead"),
+    Index(None, "y", "x", "closes_at"),
 )
 
 # --- trainer ---------------------------------------------------------------------------
@@ -306,7 +307,8 @@ promotions = Table(
     Column("promotion_id", BigInteger, Identity(always=True), primary_key=True),
     _required("name", Text),
     _required("alias", Text),
-    Column("sha256", Text, ForeignKey("models.sha256"), nullable=False),
+    # Of the alias's model from now on; none where a rollback left the alias without one.
+    Column("sha256", Text, ForeignKey("models.sha256")),
     _required("from_closes_at", Instant),
     _required("mode", Text),
     Column("cv_roc_auc", Double),
@@ -318,6 +320,7 @@ promotions = Table(
     Column("shadow_days", Integer),
     _required("gates_passed", Boolean),
     _required("is_override", Boolean),
+    Column("is_rollback", Boolean, nullable=False, server_default=text("false")),
     Column("override_reason", Text),
     _required("decided_by", Text),
     *_lineage(),
@@ -329,7 +332,18 @@ promotions = Table(
     CheckConstraint(
         "NOT is_override OR length(coalesce(override_reason, '')) > 0", name="override"
     ),
-    UniqueConstraint("name", "alias", "sha256", "from_closes_at"),
+    CheckConstraint("NOT is_rollback OR (alias = 'champion' AND is_override)", name="rollback"),
+    CheckConstraint("sha256 IS NOT NULL OR is_rollback", name="model"),
+    # A training repeated on the same rows is the same challenger; an operator's decision
+    # repeated is another one.
+    Index(
+        "promotions_challenger_idx",
+        "name",
+        "sha256",
+        "from_closes_at",
+        unique=True,
+        postgresql_where=text("alias = 'challenger'"),
+    ),
 )
 
 # --- signals ---------------------------------------------------------------------------
@@ -427,6 +441,25 @@ live_targets = Table(
     CheckConstraint("notional_y_e8 > 0 AND notional_x_e8 > 0", name="notional"),
 )
 
+limit_changes = Table(
+    "limit_changes",
+    metadata,
+    Column("change_id", BigInteger, Identity(always=True), primary_key=True),
+    # In force for closes after this one; for every close where none had been handled yet.
+    Column("from_closes_at", Instant),
+    _required("capital_usdt", BigInteger),
+    _required("top_k", Integer),
+    _required("gross_cap", Double),
+    _required("symbol_cap", Double),
+    _required("reason", Text),
+    _required("decided_by", Text),
+    *_lineage(),
+    CheckConstraint(
+        "capital_usdt > 0 AND top_k > 0 AND gross_cap > 0 AND symbol_cap > 0", name="positive"
+    ),
+    CheckConstraint("length(reason) > 0", name="reason"),
+)
+
 # --- executor --------------------------------------------------------------------------
 
 _ORDER_STATES = (
@@ -466,6 +499,7 @@ orders = Table(
             "state IN ('initialised', 'submitted', 'unknown', 'accepted', 'partially_filled')"
         ),
     ),
+    Index(None, "created_at"),
 )
 
 fills = Table(
@@ -483,6 +517,7 @@ fills = Table(
     _required("filled_at", Instant),
     *_lineage(),
     CheckConstraint("lots > 0 AND price_ticks > 0 AND fee_e8 >= 0", name="amounts"),
+    Index(None, "filled_at"),
 )
 
 pair_positions = Table(
@@ -510,6 +545,7 @@ pair_positions = Table(
         unique=True,
         postgresql_where=text("state <> 'closed'"),
     ),
+    Index(None, "opened_at"),
 )
 
 account = Table(
@@ -523,4 +559,20 @@ account = Table(
     _required("marks_ticks", JSONB),
     *_lineage(),
     CheckConstraint("gross_e8 >= 0", name="gross"),
+)
+
+trading_states = Table(
+    "trading_states",
+    metadata,
+    Column("change_id", BigInteger, Identity(always=True), primary_key=True),
+    # The last close handled before the change; none where it came before the first.
+    Column("from_closes_at", Instant),
+    _required("state", Text),
+    _required("is_flattening", Boolean),
+    _required("reason", Text),
+    _required("decided_by", Text),
+    *_lineage(),
+    CheckConstraint("state IN ('active', 'reduce_only', 'halted')", name="state"),
+    CheckConstraint("NOT is_flattening OR state <> 'active'", name="flattening"),
+    CheckConstraint("length(reason) > 0", name="reason"),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shared.clock import TIMEFRAME_MS
 from shared.errors import ContractError
 from shared.events.base import Event
-from shared.events.executor import FillsBooked, OrdersUpdated, PositionsChanged
+from shared.events.executor import FillsBooked, OrdersUpdated, PositionsChanged, RiskChanged
 from shared.events.features import FeaturesComputed
 from shared.events.ingest import BarsClosed
 from shared.events.portfolio import OrdersRequested
@@ -41,6 +41,7 @@ TOPICS: dict[str, Topic] = {
         Topic("orders.updated", OrdersUpdated, "executor", "order life cycle"),
         Topic("fills.booked", FillsBooked, "executor", "fills"),
         Topic("positions.changed", PositionsChanged, "executor", "account and positions"),
+        Topic("risk.changed", RiskChanged, "executor", "what may be traded"),
     )
 }
 

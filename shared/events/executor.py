@@ -68,3 +68,24 @@ class PositionsChanged(Event):
     equity_e8: int
     gross_e8: int
     positions: tuple[PositionStatus, ...]
+
+
+class RiskChanged(Event):
+    """A person changed what the executor may trade.
+
+    Attributes
+    ----------
+    closes_at
+        The last close handled before the change, which is in force from the next one on; the
+        beginning of 1970 where none had been handled yet.
+    state
+        `active`: everything. `reduce_only`: nothing that opens or adds. `halted`: as before,
+        and opening orders that work are withdrawn. Closing is always allowed.
+    is_flattening
+        Whether every open pair is being closed.
+    """
+
+    state: Literal["active", "reduce_only", "halted"]
+    is_flattening: bool
+    reason: str
+    decided_by: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.events.base import Event
 
@@ -12,10 +12,30 @@ _SHA256 = "^[0-9a-f]{64}$"
 
 
 class ModelPromoted(Event):
-    """A model took an alias; it decides from the first close after `closes_at`."""
+    """A model took an alias; it decides from the first close after `closes_at`.
+
+    Promotions and rollbacks share one stream, because only a stream has an order: two that
+    follow each other within a close must be taken in that order.
+
+    Attributes
+    ----------
+    model_version, sha256
+        The model that has the alias now; `None` where a rollback left it without one.
+    is_rollback
+        Whether the model is the one that had the alias before.
+    """
 
     name: str
     alias: Literal["challenger", "champion"]
-    model_version: int
-    sha256: str = Field(pattern=_SHA256)
+    model_version: int | None
+    sha256: str | None = Field(pattern=_SHA256)
     override_reason: str | None = None
+    is_rollback: bool = False
+
+    @model_validator(mode="after")
+    def _only_a_rollback_leaves_no_model(self) -> ModelPromoted:
+        if (self.sha256 is None) != (self.model_version is None):
+            raise ValueError("sha256 and model_version name one model: give both or neither")
+        if self.sha256 is None and not self.is_rollback:
+            raise ValueError("a promotion names a model: give its sha256 and model_version")
+        return self

@@ -46,6 +46,13 @@ class _MacKinnon:
 
 
 _MACKINNON = {
+    "n": _MacKinnon(
+        -1.53,
+        -19.62,
+        1.51,
+        (1.9129, 1.3857, 3.5322e-2),
+        (1.5578, 8.558e-1, -2.083e-1, -3.3549e-2),
+    ),
     "c": _MacKinnon(
         -2.62,
         -18.86,
@@ -122,8 +129,8 @@ def engle_granger_all_pairs(
     log_prices : ndarray of float64, shape (T, N)
         One column per series, one row per bar, oldest first, without gaps.
     trend
-        Deterministic terms of the cointegrating regression: "c", a constant, or "ct", a
-        constant and a line.
+        Deterministic terms of the cointegrating regression: "c", a constant, "ct", a
+        constant and a line, or "n", none.
     max_lag
         Largest number of lagged changes; `None` takes Schwert's rule,
         min(ceil(12 (T / 100)^(1/4)), T // 2 - 1).
@@ -181,7 +188,7 @@ def engle_granger_all_pairs(
     _check_log_prices(log_prices)
     largest_lag = checked_max_lag(log_prices.shape[0], max_lag)
     levels = np.ascontiguousarray(log_prices[::-1].T)
-    return pair_tests(Window.of(levels, largest_lag), trend, autolag)
+    return pair_tests(Window.of(levels, largest_lag, is_centred=trend != "n"), trend, autolag)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,9 +217,12 @@ class Window:
     products: Float5D
 
     @classmethod
-    def of(cls, levels: Float2D, max_lag: int) -> Window:
-        """Return the window of all bars of `levels`, (N, T), newest first."""
-        means = levels.mean(axis=1)
+    def of(cls, levels: Float2D, max_lag: int, *, is_centred: bool = True) -> Window:
+        """Return the window of all bars of `levels`, (N, T), newest first.
+
+        Not centred, its means are 0: a regression without a constant.
+        """
+        means = levels.mean(axis=1) if is_centred else np.zeros(len(levels))
         centred = levels - means[:, np.newaxis]
         cross = untiled(lagged_products(pack(centred), 0), len(levels))[:, :, 0]
         products = lagged_products(pack(levels[:, :-1] - levels[:, 1:]), max_lag)
@@ -293,13 +303,13 @@ def mackinnon_p_values(statistic: Float2D, trend: str = "c") -> Float2D:
     statistic : ndarray of float64, any shape
         t statistics; NaN gives NaN.
     trend
-        Deterministic terms of the cointegrating regression, "c" or "ct".
+        Deterministic terms of the cointegrating regression: "n", "c" or "ct".
 
     Returns
     -------
     ndarray of float64, same shape
         Exactly 0 and exactly 1 beyond the ends of the approximation (-18.86 and 0.92 for
-        "c", -21.15 and 0.63 for "ct").
+        "c").
     """
     known = _MACKINNON[trend]
     # The polynomials are not meant for, and overflow at, what lies beyond the ends.

@@ -22,9 +22,10 @@ def _sources_stamp() -> str:
 
 # Numba renews a kernel's machine code when its own file changes, but not when a kernel it
 # calls from another file does: the old numbers would live on. A folder per state of the
-# sources cannot be stale. NUMBA_CACHE_DIR, where set, goes first.
-if not numba.config.CACHE_DIR:
-    numba.config.CACHE_DIR = str(Path(__file__).parent / "__pycache__" / _sources_stamp())
+# sources cannot be stale, also below a NUMBA_CACHE_DIR that outlives a release.
+numba.config.CACHE_DIR = str(
+    Path(numba.config.CACHE_DIR or Path(__file__).parent / "__pycache__") / _sources_stamp()
+)
 
 # Off by default in numba. Kernels that work on eight lanes at once are written for it: three to
 # four times as fast.

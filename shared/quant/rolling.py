@@ -41,20 +41,61 @@ def window_ols(y: Float1D, x: Float1D) -> tuple[float, float]:
     """
     n = len(y)
     origin_y, origin_x = y[0], x[0]
-    sum_y, sum_x = 0.0, 0.0
-    for i in range(n):
-        sum_y += y[i] - origin_y
-        sum_x += x[i] - origin_x
-    mean_y, mean_x = sum_y / n, sum_x / n
-    covariance, variance = 0.0, 0.0
-    for i in range(n):
-        deviation_x = (x[i] - origin_x) - mean_x
-        covariance += deviation_x * ((y[i] - origin_y) - mean_y)
-        variance += deviation_x * deviation_x
+    mean_y = sum_of_deviations(y, origin_y) / n
+    mean_x = sum_of_deviations(x, origin_x) / n
+    covariance = sum_of_products(y, origin_y, mean_y, x, origin_x, mean_x)
+    variance = sum_of_products(x, origin_x, mean_x, x, origin_x, mean_x)
     if variance == 0.0:
         return math.nan, math.nan
     beta = covariance / variance
     return beta, (origin_y + mean_y) - beta * (origin_x + mean_x)
+
+
+@compiled
+def sum_of_deviations(values: Float1D, origin: float) -> float:
+    """Return the sum of values less an origin, in eight interleaved parts of a fixed order.
+
+    Written out, because only sums that have names stay in the processor's registers.
+    """
+    n = len(values)
+    whole = n - n % 8
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = rest = 0.0
+    for i in range(0, whole, 8):
+        part = values[i : i + 8]
+        s0 += part[0] - origin
+        s1 += part[1] - origin
+        s2 += part[2] - origin
+        s3 += part[3] - origin
+        s4 += part[4] - origin
+        s5 += part[5] - origin
+        s6 += part[6] - origin
+        s7 += part[7] - origin
+    for i in range(whole, n):
+        rest += values[i] - origin
+    return ((s0 + s4) + (s1 + s5)) + ((s2 + s6) + (s3 + s7)) + rest
+
+
+@compiled
+def sum_of_products(
+    a: Float1D, origin_a: float, mean_a: float, b: Float1D, origin_b: float, mean_b: float
+) -> float:
+    """Return the sum of products of deviations from origin plus mean, in eight parts."""
+    n = len(a)
+    whole = n - n % 8
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = rest = 0.0
+    for i in range(0, whole, 8):
+        p, q = a[i : i + 8], b[i : i + 8]
+        s0 += ((p[0] - origin_a) - mean_a) * ((q[0] - origin_b) - mean_b)
+        s1 += ((p[1] - origin_a) - mean_a) * ((q[1] - origin_b) - mean_b)
+        s2 += ((p[2] - origin_a) - mean_a) * ((q[2] - origin_b) - mean_b)
+        s3 += ((p[3] - origin_a) - mean_a) * ((q[3] - origin_b) - mean_b)
+        s4 += ((p[4] - origin_a) - mean_a) * ((q[4] - origin_b) - mean_b)
+        s5 += ((p[5] - origin_a) - mean_a) * ((q[5] - origin_b) - mean_b)
+        s6 += ((p[6] - origin_a) - mean_a) * ((q[6] - origin_b) - mean_b)
+        s7 += ((p[7] - origin_a) - mean_a) * ((q[7] - origin_b) - mean_b)
+    for i in range(whole, n):
+        rest += ((a[i] - origin_a) - mean_a) * ((b[i] - origin_b) - mean_b)
+    return ((s0 + s4) + (s1 + s5)) + ((s2 + s6) + (s3 + s7)) + rest
 
 
 @compiled
@@ -73,14 +114,8 @@ def window_mean_std(values: Float1D) -> tuple[float, float]:
     """
     n = len(values)
     origin = values[0]
-    total = 0.0
-    for i in range(n):
-        total += values[i] - origin
-    mean = total / n
-    squares = 0.0
-    for i in range(n):
-        deviation = (values[i] - origin) - mean
-        squares += deviation * deviation
+    mean = sum_of_deviations(values, origin) / n
+    squares = sum_of_products(values, origin, mean, values, origin, mean)
     return origin + mean, math.sqrt(squares / (n - 1))
 
 

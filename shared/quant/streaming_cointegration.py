@@ -31,7 +31,7 @@ class StreamingEngleGranger:
     n_series, window_bars
         Shape of the window.
     trend, max_lag, autolag
-        As of `engle_granger_all_pairs`.
+        As of `engle_granger_all_pairs`; a trend of "n" is not carried on.
     anchor_every
         Bars between anchors.
     first_bar
@@ -59,6 +59,8 @@ class StreamingEngleGranger:
         first_bar: int = 0,
     ) -> None:
         require_offered(trend, autolag)
+        if trend == "n":
+            raise DataError("trend 'n' is not carried on from bar to bar: use 'c' or 'ct'")
         if n_series < 2 or anchor_every < 1:
             raise DataError(
                 f"{n_series} series and an anchor every {anchor_every} bars: give at least two "

@@ -1,30 +1,23 @@
 """The way to a venue: unmodified ccxt towards Binance USD-M futures, or whatever speaks it.
 
-What an answer proves is decided here, once, by the venue's own error code; everything that
-proves nothing is *unknown*. Amounts are taken from the strings the venue sent, as decimals.
+Everything that proves nothing is *unknown*. Amounts are taken from the strings the venue
+sent, as decimals.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Self
-from urllib.parse import urlsplit
 
-from shared.book.instrument import NOTIONAL_DECIMALS, PERPETUAL, Instrument, venue_id
+from shared.book.instrument import Instrument, venue_id
 from shared.book.orders import OrderState, Side
-from shared.errors import (
-    DataError,
-    VenueError,
-    VenueNotFoundError,
-    VenueRejectedError,
-    VenueUnknownError,
-)
+from shared.errors import VenueUnknownError
+from shared.venues.answers import decimal_of, field_of, integer_of, text_of
+from shared.venues.connection import OutsideWindowError, ask, open_exchange
+from shared.venues.listings import Listing, is_perpetual, read_listing
 
-TIMEOUT_MS = 10_000
 MAX_FILLS = 1_000
 
 _STATES = {
@@ -36,16 +29,6 @@ _STATES = {
     "EXPIRED_IN_MATCH": OrderState.EXPIRED,
     "REJECTED": OrderState.REJECTED,
 }
-_NOT_FOUND = frozenset({-2011, -2013})
-_OUTSIDE_WINDOW = frozenset({-1021, -5028})
-# -1000, -1001, -1006, -1007: the venue itself does not know. -1003, -1008, -1015: it was
-# too busy to look. -1021, -5028: nothing was placed, but nothing is wrong with the order
-# either; asking for it and then sending it again is the way out, unwinding the other leg is
-# not. -4116: an order of this id works there, so it is anything but rejected.
-_NO_VERDICT = frozenset({-1000, -1001, -1003, -1006, -1007, -1008, -1015, -4116}) | _OUTSIDE_WINDOW
-_RETRY_AFTER_SECONDS = {-1003: 10.0, -1008: 1.0, -1015: 10.0}
-_SERVER_ERROR = 500
-_DOCUMENT = re.compile(r"\{.*\}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +65,7 @@ class VenueGateway:
 
     def __init__(self, exchange: Any) -> None:
         self._exchange = exchange
-        self._instruments: dict[str, Instrument] = {}
-        self._symbol_of: dict[str, str] = {}
+        self._listings: dict[str, Listing] = {}
 
     @classmethod
     async def connect(
@@ -112,34 +94,17 @@ class VenueGateway:
         """
         # ccxt takes half a second and 100 MB to import: only those who trade pay for it.
         from ccxt.async_support import binanceusdm
-        from ccxt.base.errors import ExchangeNotAvailable
 
-        class Client(binanceusdm):  # type: ignore[misc]
-            """ccxt's client, to which a failing server's answer proves nothing."""
-
-            def handle_errors(self, code: int, reason: str, url: str, *answer: Any) -> Any:
-                if code >= _SERVER_ERROR:
-                    raise ExchangeNotAvailable(f"{self.id} {url} answered {code} {reason}")
-                return super().handle_errors(code, reason, url, *answer)
-
-        exchange = Client(
-            {
-                "apiKey": api_key,
-                "secret": api_secret,
-                "enableRateLimit": False,
-                "timeout": TIMEOUT_MS,
-                "options": {
-                    "recvWindow": recv_window_ms,
-                    "fetchMarkets": {"types": ["linear"]},
-                    "fetchCurrencies": False,
-                    "fetchMargins": False,
-                },
-            }
+        exchange = open_exchange(
+            binanceusdm,
+            base_url,
+            apiKey=api_key,
+            secret=api_secret,
+            options={"recvWindow": recv_window_ms},
         )
-        exchange.urls["api"] = _on_host(exchange.urls["api"], base_url.rstrip("/"))
         gateway = cls(exchange)
         try:
-            markets = await gateway._call("load the markets", exchange.load_markets)
+            markets = await ask("load the markets", exchange.load_markets)
             gateway._list(market["info"] for market in markets.values())
             await gateway.synchronise()
         except BaseException:
@@ -161,8 +126,8 @@ class VenueGateway:
         VenueUnknownError
             If the venue does not answer.
         """
-        answer = await self._call("ask the time", self._exchange.fapiPublicGetTime)
-        return _integer(answer, "serverTime")
+        answer = await ask("ask the time", self._exchange.fapiPublicGetTime)
+        return integer_of(answer, "serverTime")
 
     async def synchronise(self) -> int:
         """Sign requests by the venue's clock from now on; return its time.
@@ -181,7 +146,9 @@ class VenueGateway:
 
     def instruments(self) -> dict[str, Instrument]:
         """Return what is listed, by our symbol."""
-        return dict(self._instruments)
+        return {
+            listing.instrument.symbol: listing.instrument for listing in self._listings.values()
+        }
 
     # --- orders ---------------------------------------------------------------------------
 
@@ -226,7 +193,7 @@ class VenueGateway:
         }
         if signed_at_ms is not None:
             parameters["timestamp"] = str(signed_at_ms)
-        answer = await self._call(
+        answer = await ask(
             f"submit {client_order_id}", self._exchange.fapiPrivatePostOrder, parameters
         )
         return _order(answer, client_order_id)
@@ -287,11 +254,11 @@ class VenueGateway:
             )
         fills = [
             VenueFill(
-                _integer(fill, "id"),
-                _decimal(fill, "price"),
-                _decimal(fill, "qty"),
-                _decimal(fill, "commission"),
-                _integer(fill, "time"),
+                integer_of(fill, "id"),
+                decimal_of(fill, "price"),
+                decimal_of(fill, "qty"),
+                decimal_of(fill, "commission"),
+                integer_of(fill, "time"),
             )
             for fill in answer
         ]
@@ -307,11 +274,11 @@ class VenueGateway:
         """
         answer = await self._ask("fetch the account", self._exchange.fapiPrivateV3GetAccount, {})
         positions = {
-            self._our_symbol(_text(position, "symbol")): _decimal(position, "positionAmt")
-            for position in _field(answer, "positions")
+            self._our_symbol(text_of(position, "symbol")): decimal_of(position, "positionAmt")
+            for position in field_of(answer, "positions")
         }
         return VenueAccount(
-            _decimal(answer, "totalWalletBalance"),
+            decimal_of(answer, "totalWalletBalance"),
             {symbol: quantity for symbol, quantity in positions.items() if quantity},
         )
 
@@ -322,161 +289,35 @@ class VenueGateway:
     ) -> Any:
         """Make a signed call that may be repeated; once more if the clocks have parted."""
         try:
-            return await self._call(doing, call, parameters)
-        except _OutsideWindowError:
+            return await ask(doing, call, parameters)
+        except OutsideWindowError:
             await self.synchronise()
-            return await self._call(doing, call, parameters)
+            return await ask(doing, call, parameters)
 
-    async def _call(
-        self, doing: str, call: Callable[..., Awaitable[Any]], *arguments: dict[str, Any]
-    ) -> Any:
-        from ccxt.base.errors import BaseError
-
-        try:
-            return await call(*arguments)
-        except BaseError as error:
-            raise _meaning(doing, error) from error
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            # ccxt stumbles over answers that are no JSON object or lack what it looks for.
-            raise VenueUnknownError(
-                f"{doing}: the answer is unreadable ({type(error).__name__}: {error})"
-            ) from error
-
-    def _list(self, listed: Any) -> None:
-        for info in listed:
-            instrument = _instrument(info)
-            self._instruments[instrument.symbol] = instrument
-            self._symbol_of[_text(info, "symbol")] = instrument.symbol
+    def _list(self, infos: Iterable[Mapping[str, Any]]) -> None:
+        found = [read_listing(info) for info in infos if is_perpetual(info)]
+        self._listings = {listing.venue_symbol: listing for listing in found}
 
     def _our_symbol(self, name: str) -> str:
         try:
-            return self._symbol_of[name]
+            return self._listings[name].instrument.symbol
         except KeyError:
             raise VenueUnknownError(
                 f"the venue has a position in {name}, which it did not list: connect again"
             ) from None
 
 
-class _OutsideWindowError(VenueUnknownError):
-    """The venue's clock says that the request came too late or too early."""
-
-
-def _meaning(doing: str, error: Exception) -> VenueError:
-    """Return what an error of ccxt proves."""
-    from ccxt.base import errors as ccxt_errors
-
-    code, message = _verdict(str(error))
-    described = f"{doing}: {type(error).__name__} {message}"
-    if code in _NOT_FOUND:
-        return VenueNotFoundError(described)
-    if code in _OUTSIDE_WINDOW:
-        return _OutsideWindowError(described)
-    if code in _NO_VERDICT:
-        return VenueUnknownError(described, retry_after=_RETRY_AFTER_SECONDS.get(code))
-    if isinstance(error, ccxt_errors.RateLimitExceeded | ccxt_errors.DDoSProtection):
-        return VenueUnknownError(described, retry_after=_RETRY_AFTER_SECONDS[-1003])
-    # Refusals that ccxt makes before it sends, or tells by the venue's words alone.
-    in_words = (
-        ccxt_errors.ArgumentsRequired,
-        ccxt_errors.BadRequest,
-        ccxt_errors.InsufficientFunds,
-        ccxt_errors.InvalidOrder,
-        ccxt_errors.NotSupported,
-        ccxt_errors.OperationRejected,
-        ccxt_errors.PermissionDenied,
-    )
-    if code is not None or isinstance(error, in_words):
-        return VenueRejectedError(described)
-    return VenueUnknownError(described)
-
-
-def _verdict(text: str) -> tuple[int | None, str]:
-    """Return the venue's code and message from the text of an error; no code, no verdict."""
-    found = _DOCUMENT.search(text)
-    if found is not None:
-        try:
-            document = json.loads(found[0])
-        except ValueError:
-            return None, text[:300]
-        code = document.get("code")
-        if isinstance(code, int) and code < 0:
-            return code, f"{code} {document.get('msg', '')}"
-    return None, text[:300]
-
-
-def _on_host(urls: Any, base_url: str) -> Any:
-    if isinstance(urls, dict):
-        return {name: _on_host(url, base_url) for name, url in urls.items()}
-    return base_url + urlsplit(urls).path
-
-
-def _instrument(info: Mapping[str, Any]) -> Instrument:
-    """Read the units of a listing from its filters."""
-    name = _text(info, "symbol")
-    filters = {_text(each, "filterType"): each for each in _field(info, "filters")}
-    lot = _decimal(_field(filters, "MARKET_LOT_SIZE"), "stepSize")
-    smallest = _decimal(_field(filters, "MIN_NOTIONAL"), "notional")
-    ours = f"{_text(info, 'baseAsset')}/{_text(info, 'quoteAsset')}"
-    return Instrument(
-        symbol=str(info.get("recordedSymbol", ours)),
-        price_decimals=_decimals(name, _decimal(_field(filters, "PRICE_FILTER"), "tickSize")),
-        lot_decimals=_decimals(name, lot),
-        min_notional_e8=int(smallest.scaleb(NOTIONAL_DECIMALS)),
-        price_source=str(info.get("priceSource", PERPETUAL)),
-    )
-
-
-def _decimals(name: str, step: Decimal) -> int:
-    decimals = -step.normalize().adjusted()
-    if step <= 0 or step != Decimal(1).scaleb(-decimals) or decimals < 0:
-        raise DataError(
-            f"{name} has a step of {step}, which is no tenth, hundredth, ... or one: "
-            "the book cannot count in it; leave the symbol out"
-        )
-    return decimals
-
-
 def _order(answer: Any, client_order_id: str) -> VenueOrder:
-    if _text(answer, "clientOrderId") != client_order_id:
+    if text_of(answer, "clientOrderId") != client_order_id:
         raise VenueUnknownError(
             f"asked for order {client_order_id}, the venue answered {str(answer)[:200]}"
         )
-    status = _text(answer, "status")
+    status = text_of(answer, "status")
     if status not in _STATES:
         raise VenueUnknownError(f"order status {status!r} is none of {', '.join(_STATES)}")
     return VenueOrder(
         client_order_id,
-        _text(answer, "orderId"),
+        text_of(answer, "orderId"),
         _STATES[status],
-        _decimal(answer, "executedQty"),
+        decimal_of(answer, "executedQty"),
     )
-
-
-def _field(answer: Any, name: str) -> Any:
-    if not isinstance(answer, dict) or name not in answer:
-        raise VenueUnknownError(f"the venue's answer has no {name}: {str(answer)[:200]}")
-    return answer[name]
-
-
-def _text(answer: Any, name: str) -> str:
-    return str(_field(answer, name))
-
-
-def _integer(answer: Any, name: str) -> int:
-    value = _text(answer, name)
-    if not re.fullmatch("-?[0-9]{1,18}", value):
-        raise VenueUnknownError(f"the venue's answer has {name} {value[:60]!r}: no whole number")
-    return int(value)
-
-
-def _decimal(answer: Any, name: str) -> Decimal:
-    value = _field(answer, name)
-    try:
-        exact = Decimal(value) if isinstance(value, str) else None
-    except InvalidOperation:
-        exact = None
-    if exact is None or not exact.is_finite():
-        raise VenueUnknownError(
-            f"the venue's answer has {name} {value!r}: expected a decimal in a string"
-        )
-    return exact

@@ -19,6 +19,7 @@ from shared.events.executor import (
     OrdersUpdated,
     PositionsChanged,
     PositionStatus,
+    RiskChanged,
 )
 from shared.events.features import FeatureRow, FeaturesComputed
 from shared.events.ingest import Bar, BarsClosed
@@ -172,6 +173,13 @@ SAMPLES: tuple[Event, ...] = (
             ),
         ),
     ),
+    RiskChanged(
+        closes_at=CLOSE,
+        state="reduce_only",
+        is_flattening=True,
+        reason="the venue announced maintenance",
+        decided_by="operator",
+    ),
 )
 each_sample = pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
 
@@ -294,6 +302,22 @@ def test_a_mark_that_is_no_number_is_refused(value: bytes) -> None:
 def test_a_feature_row_of_another_length_than_the_names_is_refused() -> None:
     fault = fault_of(SAMPLES[2], changed(SAMPLES[2], feature_names=["z_score", "hurst"]))
     assert "A~B has 1 values for 2 features" in fault
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"sha256": None, "model_version": None}, "a promotion names a model"),
+        ({"sha256": None, "is_rollback": True}, "give both or neither"),
+    ],
+)
+def test_a_promotion_without_a_model_is_refused(changes: dict[str, Any], fault: str) -> None:
+    assert fault in fault_of(SAMPLES[3], changed(SAMPLES[3], **changes))
+
+
+def test_a_rollback_may_leave_no_model() -> None:
+    payload = changed(SAMPLES[3], sha256=None, model_version=None, is_rollback=True)
+    assert ModelPromoted.from_bytes(payload).sha256 is None
 
 
 # --- catalogue ----------------------------------------------------------------------------

@@ -218,7 +218,7 @@ async def test_an_unknown_route_is_answered_with_those_that_exist(traded: RawCli
         ({"side": None}, -1102),
         ({"side": "HOLD"}, -1117),
         ({"type": None}, -1102),
-        ({"type": "LIMIT"}, -1116),
+        ({"type": "LIMIT"}, -1102),
         ({"type": "STOP_MARKET"}, -1116),
         ({"quantity": None}, -1102),
         ({"quantity": "much"}, -1100),

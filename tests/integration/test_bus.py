@@ -21,7 +21,14 @@ from shared.bus.retry import RetryPolicy
 from shared.bus.streams import Streams
 from shared.clock import instant_of_ms
 from shared.database.engine import create_engine, transaction
-from shared.errors import ContractError, FatalError, PermanentError, RetryableError
+from shared.errors import (
+    ContractError,
+    FatalError,
+    PermanentError,
+    RetryableError,
+    StoreError,
+    VenueUnknownError,
+)
 from shared.events.base import Event
 from shared.events.catalogue import TOPICS
 from shared.events.ingest import Bar, BarsClosed
@@ -124,13 +131,14 @@ class Bus:
         handlers: Mapping[str, Handler],
         adopters: Mapping[str, Handler] | None = None,
         reload: Callable[[AsyncConnection], Awaitable[None]] = nothing_to_reload,
+        when_idle: Callable[[], Awaitable[bool]] | None = None,
     ) -> Consumer:
         return Consumer(
             name,
             "1",
             create_engine(self.database_url, application=f"test-{name}"),
             Streams(self.redis_url),
-            Routes(handlers=handlers, adopters=adopters or {}, reload=reload),
+            Routes(handlers, adopters or {}, reload, when_idle),
             IMPATIENT,
         )
 
@@ -399,6 +407,138 @@ async def test_an_errand_that_fails_does_not_repeat_what_was_recorded(bus: Bus) 
         await eventually_async(lambda: _is(errands, [bars(0), bars(1)]))
         await eventually_async(lambda: bus.has_notes(bars(0), bars(1)))
     assert not await bus.letters()
+
+
+# --- requests of people -------------------------------------------------------------------
+
+
+async def note_request(unit: UnitOfWork) -> str:
+    await unit.connection.execute(text("INSERT INTO note (words) VALUES ('request')"))
+    return unit.source_uri
+
+
+async def test_a_request_is_done_while_the_consumer_is_paused(bus: Bus) -> None:
+    async with running(consumer := bus.consumer("screener", {"bars.1h": take_note})):
+        consumer.is_paused = True
+        assert await consumer.do("rest", note_request) == "request:rest"
+        assert await bus.notes() == ["request"]
+
+
+async def test_a_request_goes_before_events_that_wait(bus: Bus) -> None:
+    is_handling, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def take_note_slowly(event: Event, unit: UnitOfWork) -> None:
+        await take_note(event, unit)
+        is_handling.set()
+        await may_go_on.wait()
+
+    async with running(consumer := bus.consumer("screener", {"bars.1h": take_note_slowly})):
+        await bus.publish("bars.1h", bars(0), bars(1))
+        await is_handling.wait()
+        request = asyncio.create_task(consumer.do("rest", note_request))
+        await eventually_async(lambda: _is(bool(consumer._turn._waiters), True))
+        may_go_on.set()
+        await request
+        await eventually_async(
+            lambda: _are_notes(bus, [note_of(bars(0)), "request", note_of(bars(1))])
+        )
+
+
+async def _are_notes(bus: Bus, expected: list[str]) -> bool:
+    return await _is(await bus.notes(), expected)
+
+
+async def test_a_request_is_done_between_the_tries_of_an_event_that_keeps_failing(bus: Bus) -> None:
+    is_failing = True
+
+    async def handle(event: Event, unit: UnitOfWork) -> None:
+        if is_failing:
+            raise RetryableError("the venue is down")
+        await take_note(event, unit)
+
+    async with running(consumer := bus.consumer("screener", {"bars.1h": handle})):
+        await bus.publish("bars.1h", bars(0))
+        await eventually_async(lambda: _has_error(consumer))
+        await consumer.do("rest", note_request)
+        is_failing = False
+        await eventually_async(lambda: _are_notes(bus, ["request", note_of(bars(0))]))
+
+
+async def _has_error(consumer: Consumer) -> bool:
+    return consumer.last_error is not None
+
+
+async def test_a_request_that_fails_records_nothing_and_harms_nothing(bus: Bus) -> None:
+    async def fail(unit: UnitOfWork) -> None:
+        await note_request(unit)
+        raise PermanentError("no model is champion")
+
+    async with running(consumer := bus.consumer("screener", {"bars.1h": take_note})):
+        with pytest.raises(PermanentError, match="no model is champion"):
+            await consumer.do("rest", fail)
+        await bus.publish("bars.1h", bars(0))
+        await eventually_async(lambda: bus.has_notes(bars(0)))
+
+
+async def test_what_a_request_changes_is_in_force_for_the_next_event(bus: Bus) -> None:
+    words = ["before"]
+
+    async def change(unit: UnitOfWork) -> None:
+        unit.publish("pairs.screened", screen(NOON))
+        unit.after_commit(lambda: words.append("after"))
+
+    async def handle(event: Event, unit: UnitOfWork) -> None:
+        await unit.connection.execute(
+            text("INSERT INTO note (words) VALUES (:words)"), {"words": words[-1]}
+        )
+
+    async with running(consumer := bus.consumer("screener", {"bars.1h": handle})):
+        await consumer.do("rest", change)
+        await bus.publish("bars.1h", bars(0))
+        await eventually_async(lambda: _are_notes(bus, ["after"]))
+    assert await bus.log_of("pairs.screened") == [note_of(screen(NOON))]
+
+
+async def test_a_request_to_a_service_that_has_not_started_is_refused(bus: Bus) -> None:
+    consumer = bus.consumer("screener", {"bars.1h": take_note})
+    with pytest.raises(StoreError, match="screener is starting"):
+        await consumer.do("rest", note_request)
+    await close(consumer)
+
+
+async def test_a_request_whose_turn_does_not_come_is_refused(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.bus.consumer.TURN_WITHIN_SECONDS", 0.01)
+    is_handling, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(event: Event, unit: UnitOfWork) -> None:
+        is_handling.set()
+        await may_go_on.wait()
+
+    async with running(consumer := bus.consumer("screener", {"bars.1h": handle})):
+        await bus.publish("bars.1h", bars(0))
+        await is_handling.wait()
+        with pytest.raises(StoreError, match="nothing was done: ask again"):
+            await consumer.do("rest", note_request)
+        may_go_on.set()
+    assert await bus.notes() == []
+
+
+async def test_a_venue_that_is_down_while_nothing_waits_does_not_end_the_consumer(
+    bus: Bus,
+) -> None:
+    calls: list[int] = []
+
+    async def ask_venue() -> bool:
+        calls.append(len(calls))
+        raise VenueUnknownError("no answer")
+
+    consumer = bus.consumer("screener", {"bars.1h": take_note}, when_idle=ask_venue)
+    async with running(consumer):
+        await eventually_async(lambda: _is(len(calls) > 1, True))
+        await bus.publish("bars.1h", bars(0))
+        await eventually_async(lambda: bus.has_notes(bars(0)))
 
 
 # --- failures -----------------------------------------------------------------------------

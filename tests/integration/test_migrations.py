@@ -88,6 +88,22 @@ ORDER: dict[str, Any] = {
     "state": "accepted",
     "reason": "",
 }
+TRADING_STATE: dict[str, Any] = {
+    "from_closes_at": CLOSE,
+    "state": "reduce_only",
+    "is_flattening": True,
+    "reason": "all out",
+    "decided_by": "test",
+}
+LIMITS: dict[str, Any] = {
+    "from_closes_at": None,
+    "capital_usdt": 1,
+    "top_k": 1,
+    "gross_cap": 1.0,
+    "symbol_cap": 1.0,
+    "reason": "a thin market",
+    "decided_by": "test",
+}
 FEATURES: dict[str, Any] = {
     "closes_at": CLOSE,
     "y": "AAA",
@@ -235,6 +251,17 @@ def registry(connection: Connection) -> Connection:
         ({"mode": "dream"}, "promotions_mode_check"),
         ({"alias": "king"}, "promotions_alias_check"),
         ({"sha256": "0" * 64}, "promotions_sha256_fkey"),
+        ({"sha256": None}, "promotions_model_check"),
+        ({"is_rollback": True}, "promotions_rollback_check"),
+        (
+            {
+                "alias": "challenger",
+                "is_rollback": True,
+                "is_override": True,
+                "override_reason": "back",
+            },
+            "promotions_rollback_check",
+        ),
     ],
 )
 def test_a_promotion_against_the_rules_is_refused(
@@ -250,12 +277,23 @@ def test_a_promotion_against_the_rules_is_refused(
         {},
         {"alias": "challenger", "gates_passed": False},
         {"gates_passed": False, "is_override": True, "override_reason": "to see it trade"},
+        {"sha256": None, "is_rollback": True, "is_override": True, "override_reason": "it lost"},
     ],
 )
 def test_a_promotion_within_the_rules_is_taken(
     registry: Connection, changes: dict[str, Any]
 ) -> None:
     put(registry, tables.promotions, PROMOTION, **changes)
+
+
+def test_a_challenger_of_one_close_is_recorded_once_and_a_champion_every_time(
+    registry: Connection,
+) -> None:
+    put(registry, tables.promotions, PROMOTION)
+    put(registry, tables.promotions, PROMOTION)
+    put(registry, tables.promotions, PROMOTION, alias="challenger")
+    with pytest.raises(IntegrityError, match="promotions_challenger_idx"):
+        put(registry, tables.promotions, PROMOTION, alias="challenger")
 
 
 def test_a_model_under_another_documents_name_is_refused(registry: Connection) -> None:
@@ -325,6 +363,38 @@ def test_features_of_a_roster_not_yet_screened_are_refused(connection: Connectio
     put(connection, tables.features, FEATURES, y="GOOD")
     with pytest.raises(IntegrityError, match="features_no_look_ahead_check"):
         put(connection, tables.features, FEATURES, roster_closes_at=CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "constraint"),
+    [
+        ({"state": "asleep"}, "trading_states_state_check"),
+        ({"state": "active", "is_flattening": True}, "trading_states_flattening_check"),
+        ({"reason": ""}, "trading_states_reason_check"),
+    ],
+)
+def test_a_trading_state_that_cannot_be_is_refused(
+    connection: Connection, changes: dict[str, Any], constraint: str
+) -> None:
+    put(connection, tables.trading_states, TRADING_STATE)
+    with pytest.raises(IntegrityError, match=constraint):
+        put(connection, tables.trading_states, TRADING_STATE, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "constraint"),
+    [
+        ({"top_k": 0}, "limit_changes_positive_check"),
+        ({"gross_cap": -1.0}, "limit_changes_positive_check"),
+        ({"reason": ""}, "limit_changes_reason_check"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(
+    connection: Connection, changes: dict[str, Any], constraint: str
+) -> None:
+    put(connection, tables.limit_changes, LIMITS)
+    with pytest.raises(IntegrityError, match=constraint):
+        put(connection, tables.limit_changes, LIMITS, **changes)
 
 
 def test_a_row_without_lineage_is_refused(connection: Connection) -> None:

@@ -571,22 +571,6 @@ def test_without_credentials_it_says_which_settings_are_missing(tmp_path: Path) 
     assert KEY not in ended.stderr
 
 
-async def test_without_bars_it_lists_nothing_and_says_so(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
-    empty = settings.model_copy(update={"replay": type(settings.replay)()})
-    async with (
-        serving(empty) as url,
-        connected(url) as gateway,
-        controlled(url) as control,
-        raw_client(url) as raw,
-    ):
-        assert gateway.instruments() == {}
-        assert await control.advance(close_ms(0)) == 0
-        assert (await gateway.fetch_account()).wallet_balance == 100_000
-        _, status = await raw.get("/status")
-        assert "MNT_REPLAY__BARS" in status["state"]
-
-
 async def test_bars_the_fleet_refuses_do_not_trade(tmp_path: Path) -> None:
     bars = [
         *(bar for bar in calm_bars() if (bar.symbol, bar.number) != (SYMBOL, 3)),

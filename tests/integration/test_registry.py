@@ -91,6 +91,20 @@ def test_an_alias_moves_to_the_version_it_is_set_to(registry: ModelRegistry, sto
         assert int(client.get_model_version_by_alias("aliased", "champion").version) == version
 
 
+def test_an_alias_is_taken_away_once_and_for_all(registry: ModelRegistry, store: Path) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    registry.set_alias("dethroned", "champion", register(registry, "dethroned").version)
+    for _ in range(2):
+        registry.delete_alias("dethroned", "champion")
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db", f"sqlite:///{store}/mlflow.db")
+    with pytest.raises(MlflowException, match="alias champion not found"):
+        client.get_model_version_by_alias("dethroned", "champion")
+    with pytest.raises(PermanentError, match="take champion of never_made away"):
+        registry.delete_alias("never_made", "champion")
+
+
 def test_changed_bytes_are_not_loaded(registry: ModelRegistry, store: Path) -> None:
     version = register(registry, "tampered")
     (path,) = store.glob(f"artifacts/**/{version.run_id}/artifacts/model.json")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -141,6 +143,33 @@ def test_the_replay_traded(home: FleetHome) -> None:
     assert report["counts"]["closes"] == 72
     assert report["counts"]["dead_letters"] == 0
     assert report["counts"]["fills"] > 0
+
+
+def test_the_routes_show_what_the_replay_did(home: FleetHome) -> None:
+    report = orjson.loads((home.path.parent / "report.json").read_bytes())
+    counts = report["counts"]
+
+    def shown(service: str, route: str) -> Any:
+        answer = httpx.get(f"{url(home, service)}{route}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    [pair] = [p for p in shown("screener", "/pairs")["pairs"] if p["status"] == "active"]
+    name = quote(f"{pair['y']}~{pair['x']}", safe="")
+    rows = shown("features", f"/features/{name}?limit=1000")["rows"]
+    assert 0 < len(rows) <= counts["features"]
+    for service, route, kind in (
+        ("signals", "/signals", "signals"),
+        ("executor", "/orders", "orders"),
+        ("executor", "/fills", "fills"),
+    ):
+        assert len(shown(service, f"{route}?limit=1000")) == counts[kind]
+    earned = shown("portfolio", "/pnl")
+    assert Decimal(earned["equity_usdt"]).scaleb(8) == report["equity_e8"]
+    assert Decimal(earned["capital_usdt"]) == 100_000
+    assert sum(Decimal(day["change_usdt"]) for day in earned["days"]) == Decimal(
+        earned["total"]["profit_usdt"]
+    )
 
 
 def test_status_lists_every_process(home: FleetHome) -> None:

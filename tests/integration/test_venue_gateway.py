@@ -187,6 +187,12 @@ async def test_the_units_of_a_real_listing_are_exact() -> None:
     assert (instrument.min_notional_e8, instrument.price_source) == (10_000_000_000, "perpetual")
 
 
+async def test_a_dated_future_of_the_same_coins_is_left_out() -> None:
+    dated = {**LISTING, "symbol": "BTCUSDT_250926", "contractType": "CURRENT_QUARTER"}
+    async with venue(hang_up, dated) as url, connected(url) as gateway:
+        assert gateway.instruments() == {}
+
+
 async def test_a_step_that_is_no_power_of_ten_is_refused() -> None:
     coarse = {"filterType": "PRICE_FILTER", "tickSize": "0.05", "minPrice": "1", "maxPrice": "9"}
     async with venue(hang_up, {**LISTING, "filters": [coarse, *FILTERS[1:]]}) as url:

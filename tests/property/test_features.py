@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from shared.quant.typing import Float1D, Float2D
 from shared.sleeves.pairs.features import (
     FeatureSettings,
-    FeatureStream,
     pair_features,
     warmup_bars,
 )
+from tests.support import OneStream
 
 N_BARS = 160
 Columns = tuple[Float1D, Float1D, Float1D, Float1D]
@@ -58,7 +58,7 @@ def assert_stream_agrees(
 ) -> None:
     """Rebuild a stream before bar `restart` and compare it with the batch to the last bar."""
     history = slice(max(restart - history_bars, 0), restart)
-    stream = FeatureStream.rebuild(*part(columns, history), settings)
+    stream = OneStream(part(columns, history), settings)
     for t in range(restart, len(batch)):
         row = stream.update(*(float(values[t]) for values in columns))
         if row is None:

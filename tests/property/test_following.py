@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from shared.events.features import FeatureRow
 from shared.events.ingest import BarsClosed
 from shared.events.screener import PairsScreened
-from shared.sleeves.pairs.features import FeatureSettings, pair_features, warmup_bars
-from shared.sleeves.pairs.following import Pair, PairFollower, followed_at, join_legs
+from shared.sleeves.pairs.features import FeatureSettings, Pair, pair_features, warmup_bars
+from shared.sleeves.pairs.following import PairFollower, followed_at, join_legs
 from tests.support import BAR_MS, MIDNIGHT_MS, closing_bars, roster
 
 SETTINGS = FeatureSettings(beta_window=10, z_window=10, lags=2, volume_window=4, trend_window=3)

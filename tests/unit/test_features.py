@@ -11,13 +11,14 @@ from shared.errors import DataError
 from shared.quant.typing import Float1D, Float2D
 from shared.sleeves.pairs.features import (
     FeatureSettings,
-    FeatureStream,
+    FeatureStreams,
     SpreadSpace,
     feature_names,
     held_z,
     pair_features,
     warmup_bars,
 )
+from tests.support import OneStream
 
 SMALL = FeatureSettings(beta_window=30, z_window=20, lags=3, volume_window=6, trend_window=5)
 Columns = tuple[Float1D, Float1D, Float1D, Float1D]
@@ -155,9 +156,7 @@ def test_while_the_hedge_ratio_is_undefined_there_is_no_row() -> None:
     is_missing = np.isnan(rows[warmup_bars(SMALL) - 1 :])
     assert np.count_nonzero(is_missing.all(axis=1)) == n_without
     assert np.count_nonzero(is_missing.any(axis=1)) == n_without
-    stream = FeatureStream.rebuild(
-        close_y[:200], close_x[:200], volume_y[:200], volume_x[:200], SMALL
-    )
+    stream = OneStream((close_y[:200], close_x[:200], volume_y[:200], volume_x[:200]), SMALL)
     assert np.isfinite(rows[200]).all()
     assert stream.update(close_y[200], close_x[200], volume_y[200], volume_x[200]) is not None
 
@@ -173,7 +172,7 @@ def test_the_stream_warms_up_bar_by_bar_from_nothing() -> None:
     n_warm_up = warmup_bars(SMALL)
     columns = a_pair(n_warm_up + 1)
     nothing = np.empty(0)
-    stream = FeatureStream.rebuild(nothing, nothing, nothing, nothing, SMALL)
+    stream = OneStream((nothing, nothing, nothing, nothing), SMALL)
     rows = [stream.update(*bar) for bar in zip(*columns, strict=True)]
     assert rows[: n_warm_up - 1] == [None] * (n_warm_up - 1)
     expected = pair_features(*columns, SMALL)
@@ -184,7 +183,7 @@ def test_the_stream_warms_up_bar_by_bar_from_nothing() -> None:
 
 def test_a_returned_row_is_not_changed_by_the_next_update() -> None:
     columns = a_pair(102)
-    stream = FeatureStream.rebuild(*part(columns, slice(100)), SMALL)
+    stream = OneStream(part(columns, slice(100)), SMALL)
     bars = list(zip(*columns, strict=True))
     first = stream.update(*bars[100])
     assert first is not None
@@ -208,7 +207,7 @@ def test_a_faulty_bar_is_refused_and_leaves_the_stream_as_it_was(
     bar: tuple[float, float, float, float],
 ) -> None:
     columns = a_pair(101)
-    stream = FeatureStream.rebuild(*part(columns, slice(100)), SMALL)
+    stream = OneStream(part(columns, slice(100)), SMALL)
     with pytest.raises(DataError, match="closes must be positive"):
         stream.update(*bar)
     row = stream.update(*(float(values[100]) for values in columns))
@@ -218,6 +217,33 @@ def test_a_faulty_bar_is_refused_and_leaves_the_stream_as_it_was(
         columns[position][50] = value
     with pytest.raises(DataError, match="of bar 50 is"):
         pair_features(*columns, SMALL)
+
+
+@pytest.mark.parametrize("n_pairs", [21, 150])  # on one core, on all
+def test_many_pairs_together_are_each_as_alone(n_pairs: int) -> None:
+    settings = FeatureSettings(**SMALL.model_dump())
+    n_bars = 150
+    all_columns = [np.array(a_pair(n_bars)) * (1 + n / 10) for n in range(n_pairs)]
+    expected = [pair_features(y, x, vy, vx, settings) for y, x, vy, vx in all_columns]
+    names = [(f"Y{n}", f"X{n}") for n in range(n_pairs)]
+    streams = FeatureStreams(settings)
+    for n, name in enumerate(names):
+        streams.learn(name, *all_columns[n][:, : 70 + n % 21])
+    streams.forget(names[3])
+    streams.learn(names[3], *all_columns[3][:, :73])
+    for n, name in enumerate(names[:4]):  # learnt anew, in place
+        streams.learn(name, *all_columns[n][:, : 70 + n % 21])
+    for step in range(60):
+        chosen = [n for n in range(n_pairs) if (n + step) % 3]
+        at = {n: 70 + n % 21 + sum(bool((n + s) % 3) for s in range(step)) for n in chosen}
+        chosen = [n for n in chosen if at[n] < n_bars]
+        bars = np.array([all_columns[n][:, at[n]] for n in chosen]).T.copy()
+        rows = streams.update([names[n] for n in chosen], *bars)
+        for n, row in zip(chosen, rows, strict=True):
+            assert row.tobytes() == expected[n][at[n]].tobytes()
+    assert names[3] in streams
+    streams.forget(names[3])
+    assert names[3] not in streams
 
 
 def test_columns_of_different_length_are_refused() -> None:

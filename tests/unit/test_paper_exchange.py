@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from services.paper_exchange.authentication import Credentials, authenticate, parse_parameters
+from services.paper_exchange.authentication import Credentials, authenticate
+from services.paper_exchange.candles import Candles
 from services.paper_exchange.clock import VenueClock
-from services.paper_exchange.handlers import PaperExchange
+from services.paper_exchange.exchange import PaperExchange
 from services.paper_exchange.market import Listing, Market, list_market
 from services.paper_exchange.matching import (
     FLAT,
@@ -25,17 +26,22 @@ from services.paper_exchange.matching import (
     NetPosition,
     OrderStatus,
     PaperOrder,
+    Product,
+    Step,
     match_closes,
     trade_position,
 )
+from services.paper_exchange.parameters import parse_parameters
 from services.paper_exchange.refusals import RefusalError
 from services.paper_exchange.settings import Settings, load_settings, read_token
+from services.paper_exchange.sources.recorded import Lockstep
 from services.paper_exchange.store import (
     DuplicateOrderError,
     NewOrder,
     Store,
     VenueState,
 )
+from services.paper_exchange.streams import Hub
 from shared.book.execution import FillTerms
 from shared.book.instrument import Instrument, instruments_from_bars
 from shared.book.orders import Side
@@ -45,7 +51,7 @@ from shared.quant.bars import BarRow, Bars, RawBars
 BAR_MS = 300_000
 T0 = 1_704_067_200_000
 COIN = Instrument("AAA/USDT", 2, 3, 500_000_000, "perpetual")
-NO_COSTS = FillTerms(fee_ppm=0, slippage_ppm=0, max_participation_ppm=1_000_000)
+NO_COSTS = FillTerms(fee_ppm=0, slippage_ppm=0, max_participation_ppm=1_000_000, funding_ppm=0)
 
 
 def close_ms(number: int) -> int:
@@ -55,9 +61,9 @@ def close_ms(number: int) -> int:
 def listing(opens: Sequence[float], volume: float = 100.0) -> Listing:
     closes = np.array([close_ms(i) for i in range(len(opens))], dtype=np.int64)
     prices = np.array(opens, dtype=np.float64)
-    return Listing(
-        "AAAUSDT", COIN, BAR_MS, closes, prices, prices + 0.5, np.full(len(opens), volume)
-    )
+    volumes = np.full(len(opens), volume)
+    bars = Candles(closes, prices, prices + 0.5, prices, prices + 0.5, volumes)
+    return Listing("AAAUSDT", COIN, BAR_MS, bars)
 
 
 def order(
@@ -90,8 +96,9 @@ def walk(
     terms: FillTerms = NO_COSTS,
     position: NetPosition = FLAT,
 ) -> Matching:
-    closes = market.closes_at_ms.tolist()
-    return match_closes(orders, closes, {"AAAUSDT": position}, {"AAAUSDT": market}, terms)
+    closes = market.bars.closes_at_ms.tolist()
+    positions, listings = {"AAAUSDT": position}, {"AAAUSDT": market}
+    return match_closes(Product.USDM, orders, closes, positions, listings, terms)
 
 
 # --- matching ---------------------------------------------------------------------------------
@@ -210,7 +217,7 @@ def test_bars_are_found_by_symbol_and_close() -> None:
     market = market_of([("B/USDT", 0, 5.0), ("A/USDT", 0, 1.0), ("A/USDT", 2, 3.0)])
     first, second = market.listings["AUSDT"], market.listings["BUSDT"]
     assert first.bar_at(close_ms(1)) is None
-    assert first.bar_at(close_ms(2)) == (close_ms(1), 3.0, 10.0)
+    assert first.bar_at(close_ms(2)) == (close_ms(1), 3.0, 3.5, 3.0, 10.0)
     assert second.bar_at(close_ms(2)) is None
     assert market.closes_between(T0, close_ms(2)) == [close_ms(0), close_ms(2)]
     assert market.closes_between(close_ms(0), close_ms(1)) == []
@@ -236,6 +243,7 @@ def test_bars_of_two_quotes_are_refused() -> None:
 # --- authentication ---------------------------------------------------------------------------
 
 CREDENTIALS = Credentials(SecretStr("key"), SecretStr("secret"))
+LISTEN_KEYS = {product: CREDENTIALS.listen_key(product) for product in Product}
 
 
 def signed(text: str) -> str:
@@ -328,16 +336,17 @@ def test_after_a_kill_the_clock_is_not_behind_what_it_showed(
 ) -> None:
     now = next(seconds)
     market = market_of([("A/USDT", 0, 1.0)])
-    fresh = VenueState(T0, T0, 0)
+    fresh = VenueState(T0, T0, 0, 0)
     for wait_seconds in (0.0, 0.004, 4.9, 5.1, 60.0):
         store = Store(tmp_path / "venue.sqlite3", fresh)
-        exchange = PaperExchange(market, NO_COSTS, store)
+        exchange = PaperExchange(Lockstep(market), NO_COSTS, store, Hub(), LISTEN_KEYS)
         now[0] += wait_seconds
         shown_ms = exchange.now_ms()
         store.commit()
         store.close()
         store = Store(tmp_path / "venue.sqlite3", fresh)
-        assert PaperExchange(market, NO_COSTS, store).now_ms() >= shown_ms
+        again = PaperExchange(Lockstep(market), NO_COSTS, store, Hub(), LISTEN_KEYS)
+        assert again.now_ms() >= shown_ms
         store.close()
 
 
@@ -348,8 +357,8 @@ def test_after_a_kill_the_clock_is_not_behind_what_it_showed(
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     # Waiting for the lock of another process would only make the tests slow.
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0))
-    opened = Store(tmp_path / "venue.sqlite3", VenueState(T0, T0, 1_000))
-    opened.enlist([listing([10.0])])
+    opened = Store(tmp_path / "venue.sqlite3", VenueState(T0, T0, 1_000, 2_000))
+    opened.enlist({"AAAUSDT": COIN})
     yield opened
     opened.close()
 
@@ -418,19 +427,22 @@ def test_a_store_that_another_writer_holds_fails_and_recovers(store: Store, tmp_
 def test_an_advance_is_recorded_whole_or_not_at_all(store: Store) -> None:
     placed = store.insert_order(new_order("one"))
     matching = walk([placed], listing([10.0]))
-    matching.trades.append(replace(matching.trades[0], lots=0))  # against a check of the table
+    step = matching.steps[0]
+    assert step.trade is not None
+    bad = replace(step.trade, lots=0)  # against a check of the table
+    matching.steps.append(Step(step.order, bad))
     with pytest.raises(sqlite3.IntegrityError):
-        store.save_matching(close_ms(0), close_ms(0), matching)
-    assert store.state() == (T0, T0, 1_000)
-    assert store.open_orders() == [placed]
-    assert store.positions() == {}
+        store.save_matching(close_ms(0), close_ms(0), [matching])
+    assert store.state() == (T0, T0, 1_000, 2_000)
+    assert store.open_orders(Product.USDM) == [placed]
+    assert store.positions(Product.USDM) == {}
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "venue.sqlite3"
     file.write_text("a note, and no database, but long enough to be looked at as one" * 20)
     with pytest.raises(SettingsError, match="cannot be used as the venue's store"):
-        Store(file, VenueState(T0, T0, 0))
+        Store(file, VenueState(T0, T0, 0, 0))
 
 
 # --- settings ---------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.quant.typing import Float1D, Float2D, Int1D
-from shared.sleeves.pairs.features import FeatureSettings, SpreadSpace, pair_features
-from shared.sleeves.pairs.following import JoinedHistory, Pair
+from shared.sleeves.pairs.features import FeatureSettings, Pair, SpreadSpace, pair_features
+from shared.sleeves.pairs.following import JoinedHistory
 from shared.sleeves.pairs.labels import LabelSettings, make_labels
 
 

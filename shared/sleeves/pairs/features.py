@@ -8,16 +8,20 @@ function of the bars in a window, so a row is, to the bit, a function of the las
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, TypeVar
 
+import numba
 import numpy as np
 from pydantic import BaseModel, Field
 
 from shared.errors import DataError
-from shared.quant.compiled import compiled
+from shared.quant.compiled import compiled, compiled_parallel
 from shared.quant.rolling import window_half_life, window_mean_std, window_ols
-from shared.quant.typing import Float1D, Float2D
+from shared.quant.typing import Float1D, Float2D, Float3D, Int1D
 
+Pair = tuple[str, str]
+"""The symbols y and x, y regressed on x."""
 SpreadSpace = Literal["log", "price"]
 
 
@@ -75,6 +79,9 @@ _N_COLUMNS = 8
 
 NEGLIGIBLE_STD = 1e-12
 """A spread whose deviation is below this share of its terms is rounding noise: its z is 0."""
+
+PAIRS_A_TURN = 64
+"""Pairs that one core advances before it looks for more."""
 
 Windows = tuple[int, int, int, int, int, int]
 """Beta, z, volume and trend window, lags, warm-up: the settings as the kernel takes them."""
@@ -151,110 +158,124 @@ def pair_features(
     return rows
 
 
-class FeatureStream:
-    """The features of one pair, advanced bar by bar.
+class FeatureStreams:
+    """The features of many pairs, advanced together, bar by bar.
 
-    What it keeps is a cache of the last `warmup_bars` bars and of their spreads and z-scores.
-    Rebuilt at any bar it returns the same bits as before, and the same as `pair_features`.
-    Build it with `rebuild`.
+    What it keeps is a cache of the last `warmup_bars` bars of each pair and of their spreads
+    and z-scores. A pair learnt anew at any bar gives the same bits as before, and the same as
+    `pair_features`.
+
+    Parameters
+    ----------
+    settings
+        Windows and spread space.
     """
-
-    __slots__ = ("_history", "_is_log", "_n_features", "_n_kept", "_next", "_windows")
 
     def __init__(self, settings: FeatureSettings) -> None:
         self._n_kept = warmup_bars(settings)
         self._windows = _windows(settings)
         self._is_log = settings.spread_space == "log"
         self._n_features = len(feature_names(settings))
+        self._place: dict[Pair, int] = {}
+        self._free: list[int] = []
         # Twice the length needed, so that every window is one slice and the columns move
         # back only once in `warmup_bars` updates.
-        self._history = np.full((_N_COLUMNS, 2 * self._n_kept), np.nan)
-        self._next = 0
+        self._history = np.empty((0, _N_COLUMNS, 2 * self._n_kept))
+        self._next = np.zeros(0, dtype=np.int64)
 
-    @classmethod
-    def rebuild(
-        cls,
+    def __contains__(self, pair: object) -> bool:
+        return pair in self._place
+
+    def learn(
+        self,
+        pair: Pair,
         close_y: Float1D,
         close_x: Float1D,
         volume_y: Float1D,
         volume_x: Float1D,
-        settings: FeatureSettings,
-    ) -> FeatureStream:
-        """Return a stream that has seen these joined bars, oldest first.
+    ) -> None:
+        """Begin a pair, or begin it anew, with the joined bars it has, oldest first.
 
         Parameters
         ----------
+        pair
+            Its two symbols.
         close_y, close_x, volume_y, volume_x : ndarray of float64, shape (n,)
             As for `pair_features`. The last `warmup_bars` are used; with fewer, none
-            included, the stream is still warming up.
-        settings
-            Windows and spread space.
+            included, the pair is still warming up.
 
         Raises
         ------
         DataError
             As for `pair_features`.
         """
-        stream = cls(settings)
-        columns = _columns(close_y, close_x, volume_y, volume_x)[:, -stream._n_kept :]
+        columns = _columns(close_y, close_x, volume_y, volume_x)[:, -self._n_kept :]
         columns = np.ascontiguousarray(columns)
         n_bars = columns.shape[1]
-        rows = np.empty((n_bars, stream._n_features))
-        _append_bars(stream._history, columns, stream._windows, stream._is_log, rows)
-        stream._next = n_bars
-        return stream
+        place = self._place.get(pair)
+        if place is None:
+            place = self._take_place()
+            self._place[pair] = place
+        self._history[place] = np.nan
+        rows = np.empty((n_bars, self._n_features))
+        _append_bars(self._history[place], columns, self._windows, self._is_log, rows)
+        self._next[place] = n_bars
+
+    def forget(self, pair: Pair) -> None:
+        """Give up a pair."""
+        self._free.append(self._place.pop(pair))
 
     def update(
-        self, close_y: float, close_x: float, volume_y: float, volume_x: float
-    ) -> Float1D | None:
-        """Append a joined bar and return its features.
+        self,
+        pairs: Sequence[Pair],
+        close_y: Float1D,
+        close_x: Float1D,
+        volume_y: Float1D,
+        volume_x: Float1D,
+    ) -> Float2D:
+        """Append a joined bar to each of some pairs and return their features.
 
         Parameters
         ----------
-        close_y, close_x
-            Closes in the quote currency.
-        volume_y, volume_x
-            Volumes in the base currency.
+        pairs
+            Different pairs that were learnt, m of them.
+        close_y, close_x, volume_y, volume_x : ndarray of float64, shape (m,)
+            The bar of each.
 
         Returns
         -------
-        ndarray of float64, shape (k,), or None
-            A new array in the order of `feature_names`; `None` where `pair_features` gives a
-            row of NaN.
+        ndarray of float64, shape (m, k)
+            In the order of `feature_names`; NaN where `pair_features` gives a row of NaN.
 
         Raises
         ------
         DataError
-            If a price is not positive and finite or a volume negative or not finite; the
-            stream is then as before.
+            If a price is not positive and finite or a volume negative or not finite; all
+            pairs are then as before.
         """
-        if not (
-            0 < close_y < math.inf
-            and 0 < close_x < math.inf
-            and 0 <= volume_y < math.inf
-            and 0 <= volume_x < math.inf
-        ):
-            raise DataError(
-                f"bar with closes {close_y}, {close_x} and volumes {volume_y}, {volume_x}: "
-                "closes must be positive, volumes not negative, all finite"
-            )
-        if self._next == self._history.shape[1]:
-            self._history[:, : self._n_kept] = self._history[:, self._n_kept :]
-            self._next = self._n_kept
-        row = np.empty(self._n_features)
-        is_complete = _append_bar(
-            self._history,
-            self._next,
-            close_y,
-            close_x,
-            volume_y,
-            volume_x,
-            self._windows,
-            self._is_log,
-            row,
-        )
-        self._next += 1
-        return row if is_complete else None
+        columns = _columns(close_y, close_x, volume_y, volume_x)
+        places = np.array([self._place[pair] for pair in pairs], dtype=np.int64)
+        full = places[self._next[places] == self._history.shape[2]]
+        if full.size:
+            self._history[full, :, : self._n_kept] = self._history[full, :, self._n_kept :]
+            self._next[full] = self._n_kept
+        rows = np.empty((len(places), self._n_features))
+        # To wake the other cores takes longer than a few pairs do.
+        append = _append_to_each if len(places) <= PAIRS_A_TURN else _append_to_many
+        append(self._history, self._next, places, columns, self._windows, self._is_log, rows)
+        self._next[places] += 1
+        return rows
+
+    def _take_place(self) -> int:
+        if not self._free:
+            n_before = len(self._next)
+            n_after = max(8, 2 * n_before)
+            history = np.empty((n_after, *self._history.shape[1:]))
+            history[:n_before] = self._history
+            self._history = history
+            self._next = np.resize(self._next, n_after) if n_before else np.zeros(8, dtype=np.int64)
+            self._free = list(range(n_after - 1, n_before - 1, -1))
+        return self._free.pop()
 
 
 Value = TypeVar("Value", float, Float1D)
@@ -343,6 +364,50 @@ def _append_bars(
     for t in range(columns.shape[1]):
         close_y, close_x, volume_y, volume_x = columns[:, t]
         _append_bar(history, t, close_y, close_x, volume_y, volume_x, windows, is_log, rows[t])
+
+
+@compiled
+def _append_to_each(
+    history: Float3D,
+    nexts: Int1D,
+    places: Int1D,
+    columns: Float2D,
+    windows: Windows,
+    is_log: bool,
+    rows: Float2D,
+) -> None:
+    """Append bar `columns[:, n]` to the history at `places[n]` and write its row."""
+    for n in range(len(places)):
+        place = places[n]
+        close_y, close_x, volume_y, volume_x = columns[:, n]
+        _append_bar(
+            history[place],
+            nexts[place],
+            close_y,
+            close_x,
+            volume_y,
+            volume_x,
+            windows,
+            is_log,
+            rows[n],
+        )
+
+
+@compiled_parallel
+def _append_to_many(
+    history: Float3D,
+    nexts: Int1D,
+    places: Int1D,
+    columns: Float2D,
+    windows: Windows,
+    is_log: bool,
+    rows: Float2D,
+) -> None:
+    """Do the same on all cores, `PAIRS_A_TURN` at a time."""
+    n_turns = -(-len(places) // PAIRS_A_TURN)
+    for turn in numba.prange(n_turns):
+        part = slice(turn * PAIRS_A_TURN, (turn + 1) * PAIRS_A_TURN)
+        _append_to_each(history, nexts, places[part], columns[:, part], windows, is_log, rows[part])
 
 
 @compiled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -15,12 +15,12 @@ from shared.events.screener import PairsScreened
 from shared.quant.typing import Float1D
 from shared.sleeves.pairs.features import (
     FeatureSettings,
-    FeatureStream,
+    FeatureStreams,
+    Pair,
     feature_names,
     warmup_bars,
 )
 
-Pair = tuple[str, str]
 Status = Literal["active", "closing_only"]
 
 
@@ -92,12 +92,6 @@ def followed_at(
     return Followed(roster.closes_at_ms, pairs), roster
 
 
-@dataclass(slots=True)
-class _FollowedPair:
-    stream: FeatureStream
-    last_closes_at_ms: int
-
-
 class PairFollower:
     """Keeps a feature stream per followed pair and advances them close by close.
 
@@ -118,7 +112,8 @@ class PairFollower:
     ) -> None:
         self._settings = settings
         self._timeframe = timeframe
-        self._pairs: dict[Pair, _FollowedPair] = {}
+        self._streams = FeatureStreams(settings)
+        self._closes_at_ms: dict[Pair, int] = {}
         self._last_closes_at_ms = last_closes_at_ms
         self.feature_names = feature_names(settings)
         self.history_bars = warmup_bars(settings)
@@ -131,10 +126,15 @@ class PairFollower:
         """
         if self._is_late(closed):
             late = {bar.symbol for bar in closed.bars}
-            self._pairs = {p: k for p, k in self._pairs.items() if not late.intersection(p)}
+            self._forget(pair for pair in self._closes_at_ms if late.intersection(pair))
             return []
-        self._pairs = {pair: kept for pair, kept in self._pairs.items() if pair in followed.pairs}
-        return [pair for pair in followed.pairs if pair not in self._pairs]
+        self._forget(self._closes_at_ms.keys() - followed.pairs.keys())
+        return [pair for pair in followed.pairs if pair not in self._closes_at_ms]
+
+    def _forget(self, pairs: Iterable[Pair]) -> None:
+        for pair in tuple(pairs):
+            self._streams.forget(pair)
+            del self._closes_at_ms[pair]
 
     def _is_late(self, closed: BarsClosed) -> bool:
         last = self._last_closes_at_ms
@@ -142,10 +142,10 @@ class PairFollower:
 
     def learn(self, pair: Pair, before_ms: int, history: JoinedHistory) -> None:
         """Begin to follow a pair from its joined bars that closed before `before_ms`."""
-        stream = FeatureStream.rebuild(
-            history.close_y, history.close_x, history.volume_y, history.volume_x, self._settings
+        self._streams.learn(
+            pair, history.close_y, history.close_x, history.volume_y, history.volume_x
         )
-        self._pairs[pair] = _FollowedPair(stream, before_ms - 1)
+        self._closes_at_ms[pair] = before_ms - 1
 
     def compute(
         self, closed: BarsClosed, followed: Followed, roster: PairsScreened | None
@@ -159,22 +159,26 @@ class PairFollower:
         followed, roster
             What `followed_at` said of the close.
         """
-        rows, warming_up = [], []
         bars = {bar.symbol: bar for bar in closed.bars}
         is_late = self._is_late(closed)
-        for pair in [] if is_late else sorted(followed.pairs):
-            kept = self._pairs[pair]
-            if kept.last_closes_at_ms >= closed.closes_at_ms:
+        waiting = [
+            pair
+            for pair in ([] if is_late else sorted(followed.pairs))
+            if self._closes_at_ms[pair] < closed.closes_at_ms
+        ]
+        joined = [
+            (pair, bars[pair[0]], bars[pair[1]]) for pair in waiting if bars.keys() >= {*pair}
+        ]
+        columns = np.array([(y.close, x.close, y.volume, x.volume) for _, y, x in joined])
+        values = self._streams.update(
+            [pair for pair, _, _ in joined], *np.ascontiguousarray(columns.reshape(-1, 4).T)
+        )
+        rows, complete = [], set()
+        for (pair, bar_y, bar_x), row in zip(joined, values, strict=True):
+            self._closes_at_ms[pair] = closed.closes_at_ms
+            if np.isnan(row[0]):
                 continue
-            bar_y, bar_x = bars.get(pair[0]), bars.get(pair[1])
-            if bar_y is None or bar_x is None:
-                warming_up.append(f"{pair[0]}~{pair[1]}")
-                continue
-            values = kept.stream.update(bar_y.close, bar_x.close, bar_y.volume, bar_x.volume)
-            kept.last_closes_at_ms = closed.closes_at_ms
-            if values is None:
-                warming_up.append(f"{pair[0]}~{pair[1]}")
-                continue
+            complete.add(pair)
             rows.append(
                 FeatureRow(
                     y=pair[0],
@@ -182,9 +186,10 @@ class PairFollower:
                     status=followed.pairs[pair],
                     close_y=bar_y.close,
                     close_x=bar_x.close,
-                    values=tuple(values.tolist()),
+                    values=tuple(row.tolist()),
                 )
             )
+        warming_up = [f"{y}~{x}" for y, x in waiting if (y, x) not in complete]
         if not is_late:
             self._last_closes_at_ms = closed.closes_at_ms
         return FeaturesComputed(

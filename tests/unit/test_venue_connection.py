@@ -1,4 +1,4 @@
-"""The pure parts of the gateway."""
+"""The pure parts of the connection to a venue."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from shared.venues.gateway import _on_host, _verdict
+from shared.venues.connection import moved_to, verdict_in
 
 
 def test_every_address_is_moved_to_the_venue_and_keeps_its_path() -> None:
-    moved = _on_host(
+    moved = moved_to(
         {
             "fapiPublic": "https://fapi.binance.com/fapi/v1",
             "sapi": "https://api.binance.com/sapi/v1",
@@ -21,7 +21,7 @@ def test_every_address_is_moved_to_the_venue_and_keeps_its_path() -> None:
     assert moved == {
         "fapiPublic": "http://127.0.0.1:9/fapi/v1",
         "sapi": "http://127.0.0.1:9/sapi/v1",
-        "ws": {"future": "http://127.0.0.1:9/ws"},
+        "ws": {"future": "ws://127.0.0.1:9/ws"},
     }
     assert urlsplit(moved["sapi"]).hostname == "127.0.0.1"
 
@@ -39,4 +39,4 @@ def test_every_address_is_moved_to_the_venue_and_keeps_its_path() -> None:
     ],
 )
 def test_only_a_code_of_the_venue_is_a_verdict(text: str, code: int | None) -> None:
-    assert _verdict(text)[0] == code
+    assert verdict_in(text)[0] == code

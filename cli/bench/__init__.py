@@ -1,0 +1,1 @@
+"""Speed and exactness as ratios to a reference measured in the same run on the same data."""

@@ -1,0 +1,50 @@
+"""Which benchmarks there are, and how they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from cli.bench import features, screens
+from cli.bench.figure import Figure
+from shared.errors import SettingsError
+
+_EXACTNESS_PAIRS = 2_000
+
+
+def benchmarks(data_folder: Path) -> dict[str, Callable[[], Figure]]:
+    """Return every benchmark by its name.
+
+    Parameters
+    ----------
+    data_folder
+        With the recorded market data; a benchmark that needs absent files says so.
+    """
+    return {
+        "screen_1000": lambda: screens.all_pairs(1_000),
+        "screen_8760": lambda: screens.all_pairs(8_760),
+        "stream_moments": screens.stream_moments,
+        "stream_rescreen": screens.stream_rescreen,
+        "exactness": lambda: screens.exactness(data_folder, _EXACTNESS_PAIRS),
+        "features": features.one_close,
+    }
+
+
+def run(names: Sequence[str], data_folder: Path) -> Iterator[Figure]:
+    """Run benchmarks one after another, all when none is named.
+
+    Raises
+    ------
+    SettingsError
+        If a name is unknown.
+    """
+    known = benchmarks(data_folder)
+    for name in names:
+        if name not in known:
+            raise SettingsError(f"no benchmark {name!r}: choose from {', '.join(known)}")
+    for name in names or known:
+        try:
+            yield known[name]()
+        except FileNotFoundError as error:
+            reason = f"{error.filename} is not there: set MNT_DATA to the recorded market data"
+            yield Figure(name, float("nan"), "", None, None, "", reason)

@@ -1,0 +1,34 @@
+"""Compiles the numeric kernels ahead of their first use, which a fleet would wait for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shared.quant.cointegration import engle_granger_all_pairs
+from shared.quant.streaming_cointegration import StreamingEngleGranger
+from shared.sleeves.pairs.features import (
+    PAIRS_A_TURN,
+    FeatureSettings,
+    FeatureStreams,
+    pair_features,
+    warmup_bars,
+)
+
+
+def compile_kernels() -> None:
+    """Call every kernel once on little data; what is compiled is kept on disk."""
+    walks = np.random.default_rng(1).normal(size=(62, 3)).cumsum(axis=0)
+    engle_granger_all_pairs(walks)
+    stream = StreamingEngleGranger(3, 60)
+    for row in walks:
+        stream.update(row)
+    settings = FeatureSettings(beta_window=10, z_window=10, volume_window=2, trend_window=2)
+    close = np.exp(0.01 * walks[: warmup_bars(settings), 0])
+    pair_features(close, close[::-1], close, close, settings)
+    streams = FeatureStreams(settings)
+    pairs = [(str(n), "x") for n in range(PAIRS_A_TURN + 1)]
+    for pair in pairs:
+        streams.learn(pair, close, close[::-1], close, close)
+    for chosen in (pairs[:1], pairs):
+        bar = np.ones(len(chosen))
+        streams.update(chosen, bar, bar, bar, bar)

@@ -1,0 +1,1 @@
+"""Where the market of the venue comes from, and what moves it."""
