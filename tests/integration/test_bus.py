@@ -806,3 +806,22 @@ async def test_a_lost_lock_session_is_replaced(bus: Bus) -> None:
         await eventually_async(
             lambda: bus.rows("SELECT pid FROM pg_locks WHERE locktype = 'advisory'")
         )
+
+
+async def test_the_newest_close_is_that_of_what_the_consumer_has_handled(bus: Bus) -> None:
+    async def newest(consumer: str) -> datetime | None:
+        async with transaction(bus.engine) as connection:
+            await log.ensure_offsets(connection, consumer, ["bars.1h", "bars.5m"])
+            return await log.newest_consumed_close(connection, consumer, "bars.1h")
+
+    assert await newest("reader") is None
+    entries = [await bus.record("bars.1h", bars(hour)) for hour in (1, 3, 2, 4)]
+    await bus.record("bars.5m", bars(9, timeframe="5m"))
+    found = []
+    for entry in entries:
+        async with transaction(bus.engine) as connection:
+            assert await log.advance(connection, "reader", entry)
+        found.append(await newest("reader"))
+    # The close of hour 2 came late.
+    assert found == [NOON + timedelta(hours=hour) for hour in (1, 3, 3, 4)]
+    assert await newest("other") is None

@@ -192,6 +192,7 @@ def test_what_comes_later_changes_nothing_before() -> None:
     assert n_closes == 6 * 12
     assert whole.equity[:n_closes] == cut.equity == other.equity[:n_closes]
     assert whole.equity != other.equity
+    assert cut.tally.bars == 2 * (N_HOURS - 2) * 13
     for kind in ("pairs", "features", "signals"):
         rows = cut.tally.rows[kind]
         assert whole.tally.rows[kind][: len(rows)] == rows == other.tally.rows[kind][: len(rows)]
