@@ -72,6 +72,8 @@ class StubVenue:
         Whether its websocket sends nothing although it is open.
     is_windowed
         Whether it looks only as far from the start as `limit` candles reach.
+    dies_after_calls
+        It hangs up on every question for candles beyond so many.
     calls
         Every question for candles: symbol, interval, start, limit.
     """
@@ -86,6 +88,7 @@ class StubVenue:
     is_silent: bool = False
     is_windowed: bool = False
     accepts_websockets: bool = True
+    dies_after_calls: int | None = None
     calls: list[tuple[str, str, int, int]] = field(default_factory=list)
     subscriptions: dict[web.WebSocketResponse, set[str]] = field(default_factory=dict)
     url: str = ""
@@ -179,6 +182,9 @@ class StubVenue:
         symbol, interval = request.query["symbol"], request.query["interval"]
         limit, bar_ms = int(request.query["limit"]), INTERVALS[interval]
         start_ms = int(request.query["startTime"])
+        if self.dies_after_calls is not None and len(self.calls) >= self.dies_after_calls:
+            assert request.transport is not None
+            request.transport.close()
         self.calls.append((symbol, interval, start_ms, limit))
         opens_at_ms = max(start_ms, self.symbols[symbol])
         opens_at_ms += -opens_at_ms % bar_ms

@@ -13,9 +13,9 @@ from services.ingest.backfill import Backfill
 from services.ingest.following import VenueSource
 from shared.clock import TIMEFRAME_MS, instant_of_ms, ms_of_instant
 from shared.database.engine import transaction
-from shared.errors import RetryableError
 from shared.events.base import Symbol
-from shared.service import TokenGuard
+from shared.rest import refusals
+from shared.service import ServedBy, TokenGuard
 from shared.settings import Settings
 
 MOST_SYMBOLS = 1_000
@@ -131,18 +131,16 @@ def ingest_routes(settings: Settings) -> APIRouter:
     @router.get("/coverage", summary="Recorded bars, gaps, backfills and the state of following")
     async def coverage(
         request: Request,
+        runtime: ServedBy,
         timeframe: Annotated[Timeframe | None, Query(description="Only this timeframe")] = None,
         symbol: Annotated[list[str] | None, Query(description="Only these symbols")] = None,
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS, description="Most rows")] = MOST_ROWS,
     ) -> Coverage:
         """Count what is recorded of every symbol of the venue, by timeframe."""
-        try:
-            async with transaction(request.app.state.runtime.engine) as connection:
-                rows = await store.read_coverage(
-                    connection, settings.venue_name, timeframe, symbol, limit
-                )
-        except RetryableError as error:
-            raise HTTPException(503, str(error)) from error
+        async with transaction(runtime.engine) as connection:
+            rows = await store.read_coverage(
+                connection, settings.venue_name, timeframe, symbol, limit
+            )
         source: VenueSource | None = request.app.state.venue_source
         return Coverage(
             venue=settings.venue_name,
@@ -156,12 +154,7 @@ def ingest_routes(settings: Settings) -> APIRouter:
         status_code=202,
         dependencies=[Depends(TokenGuard(settings))],
         summary="Fetch the bars that the record lacks",
-        responses={
-            401: {"description": "The bearer token is missing or wrong"},
-            409: {"description": "No venue is followed, or the span is not in its past"},
-            422: {"description": "A symbol or a timeframe is unknown"},
-            503: {"description": "The venue has not answered yet: ask again"},
-        },
+        responses=refusals(401, 409),
     )
     async def backfill(request: Request, body: BackfillRequest) -> BackfillProgress:
         """Queue a backfill; how far it has come is shown by `GET /coverage`."""
@@ -171,10 +164,7 @@ def ingest_routes(settings: Settings) -> APIRouter:
                 409,
                 "no venue is followed: this fleet replays files, or MNT_FOLLOW__ENABLED is false",
             )
-        try:
-            listed = source.listed_symbols()
-        except RetryableError as error:
-            raise HTTPException(503, str(error)) from error
+        listed = source.listed_symbols()
         if unknown := sorted(set(body.symbols) - listed):
             some = ", ".join(sorted(listed)[:5])
             raise HTTPException(

@@ -120,11 +120,12 @@ class CloseFollower:
             except VenueError as error:
                 self._note(error)
             finally:
+                has_streamed = self.is_streaming
+                self._show_streaming(is_streaming=False)
                 self._feed = None
                 await feed.close()
             metrics.RECONNECTS.inc()
-            wait = FIRST_WAIT_SECONDS if self.is_streaming else min(2 * wait, LONGEST_WAIT_SECONDS)
-            self._show_streaming(is_streaming=False)
+            wait = FIRST_WAIT_SECONDS if has_streamed else min(2 * wait, LONGEST_WAIT_SECONDS)
             await asyncio.sleep(wait)
 
     def _take(self, candle: LiveCandle) -> None:

@@ -29,6 +29,8 @@ class _Stream:
         Candles that wait, by close.
     ahead
         Closes published beyond `covered_ms`: a candle before them is still missing.
+    gaps
+        Closes up to `covered_ms` without a candle at the venue, should one come after all.
     is_late
         It missed the last close it should have had, so the next is not held up for it.
     """
@@ -36,19 +38,29 @@ class _Stream:
     covered_ms: int
     rows: dict[int, BarRow] = field(default_factory=dict)
     ahead: set[int] = field(default_factory=set)
+    gaps: set[int] = field(default_factory=set)
     is_late: bool = False
 
     def put(self, row: BarRow, bar_ms: int) -> None:
         at = row[1] or 0
-        if at <= self.covered_ms or at in self.ahead or len(self.rows) >= KEPT_ROWS:
+        is_known = at in self.ahead or (at <= self.covered_ms and at not in self.gaps)
+        if is_known or len(self.rows) >= KEPT_ROWS:
             return
         self.rows.setdefault(at, row)
+        self.gaps.discard(at)
         while (nearest := self.covered_ms + bar_ms) in self.rows or nearest in self.ahead:
             self.covered_ms = nearest
-        self.ahead = {close for close in self.ahead if close > self.covered_ms}
+        self._forget_covered()
 
-    def cover(self, up_to_ms: int) -> None:
+    def cover(self, up_to_ms: int, bar_ms: int) -> None:
+        """Note that the venue has nothing up to an instant beside what is here."""
+        found = range(self.covered_ms + bar_ms, up_to_ms + 1, bar_ms)
+        gaps = {close for close in found if close not in self.rows and close not in self.ahead}
+        self.gaps = set(sorted(self.gaps | gaps)[-KEPT_ROWS:])
         self.covered_ms = max(self.covered_ms, up_to_ms)
+        self._forget_covered()
+
+    def _forget_covered(self) -> None:
         self.ahead = {close for close in self.ahead if close > self.covered_ms}
 
 
@@ -83,7 +95,8 @@ class Closes:
 
     def join(self, stream: CandleStream, covered_ms: int) -> None:
         """Follow a stream whose candles up to an instant are recorded; a known one stays."""
-        self._streams.setdefault(stream, _Stream(covered_ms))
+        bar_ms = self._bar_ms[stream[0]]
+        self._streams.setdefault(stream, _Stream(covered_ms - covered_ms % bar_ms))
 
     def leave(self, stream: CandleStream) -> None:
         """Follow a stream no longer."""
@@ -106,13 +119,14 @@ class Closes:
         known = self._streams.get(stream)
         if known is None:
             return 0
+        bar_ms = self._bar_ms[stream[0]]
         n_before, last_ms = len(known.rows), known.covered_ms
         for row in rows:
-            self._put(known, row, self._bar_ms[stream[0]])
+            self._put(known, row, bar_ms)
             if len(known.rows) < KEPT_ROWS:
                 last_ms = row[1] or 0
         # What lies between two candles of one answer, the venue does not have.
-        known.cover(last_ms)
+        known.cover(last_ms, bar_ms)
         return len(known.rows) - n_before
 
     def uncovered(self, closes_at_ms: int) -> dict[CandleStream, int]:

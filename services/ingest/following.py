@@ -48,6 +48,8 @@ from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME
 from shared.venues.candles import CandleStream, VenueCandles
 from shared.venues.market import bars_closed
 
+ANSWER_SECONDS = 10.0
+"""How long an answer of the venue may take."""
 ANNOUNCED_WITHIN_BARS = 1_000
 """How recent the newest bar of a symbol must be for its backfill to be announced."""
 _ROUNDS = 5
@@ -225,7 +227,9 @@ class VenueSource:
 
     async def _hold_session(self) -> None:
         """Follow the venue until the record fails or the venue does not answer at the start."""
-        candles = await VenueCandles.connect(self._settings.venue_url)
+        candles = await VenueCandles.connect(
+            self._settings.venue_url, timeout_seconds=ANSWER_SECONDS
+        )
         try:
             self._candles = candles
             self._time.hear(await candles.venue_time_ms())

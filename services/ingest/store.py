@@ -233,10 +233,15 @@ async def bars_at_keys(
     rows = await connection.execute(
         text(
             """
-            SELECT symbol, closes_at, open, high, low, close, volume FROM bars
-            JOIN unnest(CAST(:symbols AS text[]), CAST(:closes AS timestamptz[]))
-              AS wanted(symbol, closes_at) USING (symbol, closes_at)
-            WHERE venue = :venue AND timeframe = :timeframe
+            SELECT wanted.symbol, wanted.closes_at, open, high, low, close, volume
+            FROM unnest(CAST(:symbols AS text[]), CAST(:closes AS timestamptz[]))
+              AS wanted(symbol, closes_at)
+            CROSS JOIN LATERAL (  -- one probe a key: a plan made while the table was small scans
+                SELECT open, high, low, close, volume FROM bars
+                WHERE venue = :venue AND timeframe = :timeframe
+                  AND bars.closes_at = wanted.closes_at AND bars.symbol = wanted.symbol
+                LIMIT 1
+            ) AS bar
             """
         ),
         {

@@ -65,20 +65,20 @@ def listing_of(parameters: dict[str, str], market: Market) -> Listing:
     return market.listings[symbol]
 
 
-def client_order_id(parameters: dict[str, str], name: str) -> str | None:
+def client_order_id(parameters: dict[str, str], name: str, code: int = -4015) -> str | None:
     """Return a client order id, `None` when it was not sent.
 
     Raises
     ------
     RefusalError
-        -4015 if its characters or its length are not allowed.
+        With the code given if its characters or its length are not allowed.
     """
     value = parameters.get(name)
     if not value:
         return None
     if not re.fullmatch(_LEGAL_CLIENT_ORDER_ID, value):
         raise RefusalError(
-            -4015, f"Client order id is not valid; legal range is '{_LEGAL_CLIENT_ORDER_ID}'."
+            code, f"Client order id is not valid; legal range is '{_LEGAL_CLIENT_ORDER_ID}'."
         )
     return value
 
@@ -316,7 +316,7 @@ def read_spot_order(
             filter_failure("LOT_SIZE"),
             filter_failure("MARKET_LOT_SIZE" if order_type == "MARKET" else "LOT_SIZE"),
         )
-    own_id = client_order_id(parameters, "newClientOrderId")
+    own_id = client_order_id(parameters, "newClientOrderId", -1100)
     return OrderRequest(listing, side, lots, False, own_id, price_ticks, time_in_force)
 
 

@@ -11,16 +11,25 @@ from typing import Any
 import ccxt.pro
 import pytest
 from aiohttp import ClientSession
-from ccxt.base.errors import BadRequest
+from ccxt.base.errors import (
+    BadRequest,
+    ExchangeError,
+    InsufficientFunds,
+    InvalidOrder,
+    OrderNotFound,
+)
 
+from shared.book.execution import FillTerms
 from shared.venues.settings import MarketSettings
 from tests.paper_venue import (
     BAR_MS,
+    RecordedBar,
     ccxt_client,
     close_ms,
     controlled,
     moving_in,
     open_ms,
+    raw_client,
     serving,
     settings_in,
 )
@@ -221,3 +230,267 @@ async def test_a_stream_that_is_no_longer_wanted_falls_silent(tmp_path: Path) ->
                 False,
                 open_ms(3),
             )
+
+
+# --- orders -----------------------------------------------------------------------------------
+
+NO_SLIPPAGE = FillTerms(fee_ppm=500, slippage_ppm=0)
+
+
+@asynccontextmanager
+async def trading(
+    tmp_path: Path, kind: Kind, terms: FillTerms = NO_SLIPPAGE
+) -> AsyncIterator[tuple[Any, Callable[[int], Awaitable[None]]]]:
+    """Yield a client at the close of bar 1, and how to move on to the close of a later bar."""
+    async with (
+        serving(settings_in(tmp_path, terms=terms)) as url,
+        controlled(url) as control,
+        ccxt_client(kind, url) as client,
+    ):
+
+        async def move_to(number: int) -> None:
+            await control.advance(close_ms(number))
+            await client.load_time_difference()
+
+        await client.load_markets()
+        await move_to(1)
+        yield client, move_to
+
+
+@BOTH
+async def test_a_market_order_lives_its_life(tmp_path: Path, kind: Kind) -> None:
+    symbol = SYMBOLS[kind]
+    async with trading(tmp_path, kind) as (client, move_to):
+        placed = await client.create_order(
+            symbol, "market", "buy", 2, None, {"newClientOrderId": "mine"}
+        )
+        assert (placed["status"], placed["clientOrderId"]) == ("open", "mine")
+        (waiting,) = await client.fetch_open_orders(symbol)
+        assert (waiting["id"], waiting["type"], waiting["amount"]) == (placed["id"], "market", 2)
+        await move_to(2)
+        filled = await client.fetch_order(placed["id"], symbol)
+        assert (filled["status"], filled["filled"], filled["average"]) == ("closed", 2, 102)
+        assert await client.fetch_open_orders(symbol) == []
+        (trade,) = await client.fetch_my_trades(symbol)
+        assert (trade["order"], trade["price"], trade["amount"]) == (placed["id"], 102, 2)
+        assert (trade["takerOrMaker"], trade["fee"]["cost"]) == ("taker", 0.102)
+        assert trade["fee"]["currency"] == "USDT"
+        assert [each["id"] for each in await client.fetch_orders(symbol)] == [placed["id"]]
+
+
+@BOTH
+async def test_a_limit_order_rests_and_fills_as_maker(tmp_path: Path, kind: Kind) -> None:
+    symbol = SYMBOLS[kind]
+    async with trading(tmp_path, kind) as (client, move_to):
+        # Bars only rise here: a sale above the market is reached by bar 4, which opens at 104.
+        if kind is SPOT:
+            await client.create_order(symbol, "market", "buy", 3)
+            await move_to(2)
+        placed = await client.create_order(symbol, "limit", "sell", 1, 104.2)
+        assert (placed["type"], placed["price"], placed["timeInForce"]) == ("limit", 104.2, "GTC")
+        await move_to(3)
+        assert (await client.fetch_order(placed["id"], symbol))["status"] == "open"
+        await move_to(4)
+        filled = await client.fetch_order(placed["id"], symbol)
+        assert (filled["status"], filled["average"]) == ("closed", 104.2)
+        assert (await client.fetch_my_trades(symbol))[-1]["takerOrMaker"] == "maker"
+
+
+@BOTH
+async def test_a_resting_order_is_withdrawn(tmp_path: Path, kind: Kind) -> None:
+    symbol = SYMBOLS[kind]
+    async with trading(tmp_path, kind) as (client, _):
+        one = await client.create_order(symbol, "limit", "buy", 1, 50)
+        two = await client.create_order(symbol, "limit", "buy", 1, 51, {"postOnly": True})
+        assert two["postOnly"] is True
+        gone = await client.cancel_order(one["id"], symbol)
+        assert (gone["id"], gone["status"]) == (one["id"], "canceled")
+        await client.cancel_all_orders(symbol)
+        assert await client.fetch_open_orders(symbol) == []
+        with pytest.raises(OrderNotFound):
+            await client.cancel_order(one["id"], symbol)
+        with pytest.raises(OrderNotFound):
+            await client.fetch_order("999", symbol)
+
+
+@BOTH
+async def test_orders_that_would_break_a_rule_are_refused_in_ccxts_own_classes(
+    tmp_path: Path, kind: Kind
+) -> None:
+    symbol = SYMBOLS[kind]
+    async with trading(tmp_path, kind) as (client, _):
+        with pytest.raises(InvalidOrder):
+            await client.create_order(symbol, "limit", "buy", 1, 101.6, {"postOnly": True})
+        with pytest.raises(ExchangeError, match=r"(?i)notional"):
+            await client.create_order(symbol, "market", "buy", 0.01)  # about one USDT
+        if kind is SPOT:
+            with pytest.raises(InsufficientFunds):
+                await client.create_order(symbol, "market", "sell", 1)
+            with pytest.raises(InsufficientFunds):
+                await client.create_order(symbol, "limit", "buy", 1_001, 100)
+
+
+async def test_the_spot_wallet_holds_what_was_bought_and_locks_what_is_offered(
+    tmp_path: Path,
+) -> None:
+    async with trading(tmp_path, SPOT) as (client, move_to):
+        await client.create_market_buy_order_with_cost("AAA/USDT", 1_000)
+        await move_to(2)
+        balance = await client.fetch_balance()
+        # At 101.5, fee included, 1,000 pay for 9.847; they are bought at 102.
+        assert balance["AAA"] == {"free": 9.847, "used": 0.0, "total": 9.847}
+        assert balance["USDT"]["free"] == 100_000 - 9.847 * 102 - 0.502197
+        await client.create_order("AAA/USDT", "limit", "sell", 9, 500)
+        await client.create_order("AAA/USDT", "limit", "buy", 1, 100)
+        balance = await client.fetch_balance()
+        assert balance["AAA"] == {"free": 0.847, "used": 9.0, "total": 9.847}
+        assert balance["USDT"]["used"] == 100.05
+        with pytest.raises(InsufficientFunds):  # what is offered cannot be offered again
+            await client.create_order("AAA/USDT", "market", "sell", 1)
+
+
+async def test_each_product_has_a_wallet_and_orders_of_its_own(tmp_path: Path) -> None:
+    async with (
+        serving(settings_in(tmp_path, terms=NO_SLIPPAGE)) as url,
+        controlled(url) as control,
+        ccxt_client(SPOT, url) as spot,
+        ccxt_client(USDM, url) as usdm,
+    ):
+        await control.advance(close_ms(1))
+        for client, symbol in ((spot, "AAA/USDT"), (usdm, "AAA/USDT:USDT")):
+            await client.load_time_difference()
+            same = {"newClientOrderId": "same"}
+            await client.create_order(symbol, "market", "buy", 1, None, same)
+        await control.advance(close_ms(2))
+        for client, symbol in ((spot, "AAA/USDT"), (usdm, "AAA/USDT:USDT")):
+            await client.load_time_difference()
+            (order,) = await client.fetch_orders(symbol)
+            assert (order["clientOrderId"], order["filled"]) == ("same", 1)
+            assert len(await client.fetch_my_trades(symbol)) == 1
+        assert (await spot.fetch_balance())["USDT"]["total"] == 100_000 - 102 - 0.051
+        # USD-M pays the fee alone; the position is marked half above its price.
+        assert (await usdm.fetch_balance())["USDT"]["total"] == 100_000 - 0.051 + 0.5
+        (position,) = await usdm.fetch_positions()
+        assert (position["contracts"], position["leverage"]) == (1, 1)
+
+
+async def test_the_usdm_account_is_set_up_in_the_one_way_there_is(tmp_path: Path) -> None:
+    symbol = SYMBOLS[USDM]
+    async with trading(tmp_path, USDM) as (client, _):
+        await client.set_leverage(1, symbol)
+        await client.set_margin_mode("cross", symbol)
+        await client.set_position_mode(False)
+        for refused in (
+            client.set_leverage(2, symbol),
+            client.set_margin_mode("isolated", symbol),
+            client.set_position_mode(True),
+        ):
+            with pytest.raises(ExchangeError):
+                await refused
+        assert (await client.fetch_leverages())[symbol]["longLeverage"] == 1
+        fee = await client.fetch_trading_fee(symbol)
+        assert (fee["maker"], fee["taker"]) == (0.0005, 0.0005)
+
+
+async def test_funding_is_told_as_history_and_in_the_wallet(tmp_path: Path) -> None:
+    # Bars of the hour around eight o'clock: bar 95 closes at eight.
+    bars = [RecordedBar("AAA/USDT", number, 100.0, 100.0) for number in (93, 94, 95, 96, 97)]
+    terms = FillTerms(fee_ppm=0, slippage_ppm=0, funding_ppm=100)
+    async with (
+        serving(settings_in(tmp_path, bars, terms)) as url,
+        controlled(url) as control,
+        ccxt_client(USDM, url) as client,
+    ):
+        await control.advance(close_ms(93))
+        await client.load_time_difference()
+        await client.create_order("AAA/USDT:USDT", "market", "sell", 10)
+        await control.advance(close_ms(96))
+        await client.load_time_difference()
+        (paid,) = await client.fetch_funding_history("AAA/USDT:USDT")
+        assert (paid["amount"], paid["timestamp"]) == (-0.1, close_ms(95))
+        assert (await client.fetch_balance())["USDT"]["total"] == 100_000 - 0.1
+        kinds = {each["info"]["incomeType"] for each in await client.fetch_ledger()}
+        assert kinds == {"FUNDING_FEE"}
+
+
+# --- the account's streams --------------------------------------------------------------------
+
+
+@BOTH
+async def test_orders_and_balances_are_watched(tmp_path: Path, kind: Kind) -> None:
+    symbol = SYMBOLS[kind]
+    async with (
+        trading(tmp_path, kind) as (client, move_to),
+        collecting(client.watch_orders) as orders,
+        collecting(client.watch_balance) as balances,
+        collecting(client.watch_my_trades) as trades,
+    ):
+        await is_heard(client)
+
+        async def seen(status: str) -> bool:
+            return any(order["status"] == status for told in orders for order in told)
+
+        placed = await client.create_order(symbol, "market", "buy", 2)
+        await eventually_async(lambda: seen("open"))
+        await move_to(2)
+        await eventually_async(lambda: seen("closed"))
+        last = next(order for told in orders[::-1] for order in told)
+        assert (last["id"], last["symbol"], last["filled"]) == (placed["id"], symbol, 2)
+
+        async def has_traded() -> bool:
+            return len(trades) == 1 and bool(balances)
+
+        await eventually_async(has_traded)
+        (trade,) = trades[0]
+        assert (trade["price"], trade["amount"], trade["fee"]["cost"]) == (102, 2, 0.102)
+        total = balances[-1]["USDT"]["total"]
+        assert total == (100_000 - 204 - 0.102 if kind is SPOT else 100_000 - 0.102)
+        resting = await client.create_order(symbol, "limit", "buy", 1, 50)
+        await client.cancel_order(resting["id"], symbol)
+        await eventually_async(lambda: seen("canceled"))
+
+
+async def test_positions_are_watched(tmp_path: Path) -> None:
+    symbol = SYMBOLS[USDM]
+    async with (
+        trading(tmp_path, USDM) as (client, move_to),
+        collecting(client.watch_positions) as told,
+    ):
+        await is_heard(client)
+        await client.create_order(symbol, "market", "sell", 2)
+        await move_to(2)
+
+        async def is_short() -> bool:
+            return any(
+                (each["symbol"], each["side"], each["contracts"]) == (symbol, "short", 2)
+                for positions in told
+                for each in positions
+            )
+
+        await eventually_async(is_short)
+
+
+async def is_heard(client: Any) -> None:
+    """Wait until the venue has somebody who listens to the account."""
+    url = client.urls["api"]["fapiPublic"].removesuffix("/fapi/v1")
+    async with raw_client(url) as raw:
+
+        async def has_listener() -> bool:
+            return bool((await raw.get("/status"))[1]["streams"] == 1)
+
+        await eventually_async(has_listener)
+
+
+async def test_a_client_that_signs_by_its_own_clock_may_trade_in_a_fast_market(
+    tmp_path: Path,
+) -> None:
+    market = MarketSettings(speed=3_000.0, history_days=1)
+    async with serving(moving_in(tmp_path, market)) as url, ccxt_client(USDM, url) as client:
+        placed = await client.create_order("ASH/USDT:USDT", "market", "buy", 100)
+
+        async def is_filled() -> bool:
+            found = await client.fetch_order(placed["id"], "ASH/USDT:USDT")
+            return bool(found["status"] == "closed")
+
+        await eventually_async(is_filled)
+        assert (await client.fetch_positions())[0]["contracts"] == 100

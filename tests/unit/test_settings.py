@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -189,3 +190,11 @@ def test_a_run_is_named_by_its_strategy_and_start() -> None:
     names = {default.run_id(None), default.run_id(0), default.run_id(1), other.run_id(0)}
     assert len(names) == 4
     assert default.run_id(0) == strategy_of([]).run_id(0)
+
+
+def test_the_example_lists_every_setting() -> None:
+    example = Path(__file__).resolve().parents[2] / ".env.example"
+    listed = re.findall(r"^#(MNT_[A-Z0-9_]+)=", example.read_text(), re.MULTILINE)
+    expected = {f"MNT_{name.replace('.', '__').upper()}" for name in setting_names()}
+    assert set(listed) == expected
+    assert len(listed) == len(expected)
