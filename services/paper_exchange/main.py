@@ -102,14 +102,20 @@ def run() -> None:
         app = create_app(settings)
     except MntError as error:
         sys.exit(f"paper_exchange: {error}")
-    web.run_app(
-        app,
-        host=settings.host,
-        port=settings.port,
-        print=None,
-        access_log=None,
-        shutdown_timeout=SHUTDOWN_SECONDS,
-    )
+    try:
+        web.run_app(
+            app,
+            host=settings.host,
+            port=settings.port,
+            print=None,
+            access_log=None,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+        )
+    except OSError as error:
+        sys.exit(
+            f"paper_exchange: {settings.host}:{settings.port} cannot be listened on "
+            f"({error.strerror}): stop what uses it, or set MNT_HOST and MNT_PORT"
+        )
 
 
 def _end_process(task: asyncio.Task[None]) -> None:

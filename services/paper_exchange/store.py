@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from services.paper_exchange.matching import (
-    OPEN_STATUSES,
     FundingPayment,
     Matching,
     NetPosition,
@@ -29,100 +28,10 @@ from services.paper_exchange.matching import (
     TimeInForce,
     Trade,
 )
+from services.paper_exchange.schema import INCOME, MOVE_MARKET, OPEN, SCHEMA, VERSION
 from shared.book.instrument import Instrument
 from shared.book.orders import Side
 from shared.errors import SettingsError
-
-_OPEN = ", ".join(f"'{status}'" for status in OPEN_STATUSES)
-_VERSION = 2
-"""Of the schema; a store of another version is refused."""
-
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS venue (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    market_at_ms INTEGER NOT NULL,
-    clock_ms INTEGER NOT NULL,
-    wallet_e8 INTEGER NOT NULL,
-    spot_e8 INTEGER NOT NULL,
-    identity TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS listings (
-    symbol TEXT PRIMARY KEY,
-    recorded_symbol TEXT NOT NULL,
-    price_decimals INTEGER NOT NULL,
-    lot_decimals INTEGER NOT NULL,
-    min_notional_e8 INTEGER NOT NULL,
-    price_source TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS orders (
-    order_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    client_order_id TEXT NOT NULL,
-    symbol TEXT NOT NULL REFERENCES listings,
-    side TEXT NOT NULL,
-    quantity_lots INTEGER NOT NULL CHECK (quantity_lots > 0),
-    filled_lots INTEGER NOT NULL CHECK (filled_lots BETWEEN 0 AND quantity_lots),
-    quote_e8 INTEGER NOT NULL,
-    reduce_only INTEGER NOT NULL,
-    status TEXT NOT NULL,
-    market_at_ms INTEGER NOT NULL,
-    created_at_ms INTEGER NOT NULL,
-    updated_at_ms INTEGER NOT NULL,
-    product TEXT NOT NULL,
-    price_ticks INTEGER CHECK (price_ticks > 0),
-    time_in_force TEXT NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX IF NOT EXISTS one_open_order_per_client_order_id
-    ON orders (product, client_order_id) WHERE status IN ({_OPEN});
-CREATE INDEX IF NOT EXISTS orders_by_client_order_id ON orders (client_order_id);
-CREATE INDEX IF NOT EXISTS orders_by_symbol ON orders (product, symbol, order_id);
-CREATE TABLE IF NOT EXISTS trades (
-    trade_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    order_id INTEGER NOT NULL REFERENCES orders,
-    symbol TEXT NOT NULL,
-    side TEXT NOT NULL,
-    lots INTEGER NOT NULL CHECK (lots > 0),
-    price_ticks INTEGER NOT NULL,
-    quote_e8 INTEGER NOT NULL,
-    fee_e8 INTEGER NOT NULL,
-    realised_e8 INTEGER NOT NULL,
-    traded_at_ms INTEGER NOT NULL,
-    product TEXT NOT NULL,
-    is_maker INTEGER NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS trades_by_order ON trades (order_id);
-CREATE INDEX IF NOT EXISTS trades_by_symbol ON trades (product, symbol, trade_id);
-CREATE TABLE IF NOT EXISTS positions (
-    product TEXT NOT NULL,
-    symbol TEXT NOT NULL,
-    lots INTEGER NOT NULL,
-    cost_e8 INTEGER NOT NULL,
-    updated_at_ms INTEGER NOT NULL,
-    PRIMARY KEY (product, symbol)
-) STRICT;
-CREATE TABLE IF NOT EXISTS funding (
-    funding_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    symbol TEXT NOT NULL,
-    paid_e8 INTEGER NOT NULL,
-    at_ms INTEGER NOT NULL
-) STRICT;
-PRAGMA user_version = {_VERSION};
-"""
-
-_MOVE_MARKET = (
-    "UPDATE venue SET market_at_ms = ?, clock_ms = ?, wallet_e8 = wallet_e8 + ?, "
-    "spot_e8 = spot_e8 + ?"
-)
-_INCOME = """
-WITH income (symbol, kind, income_e8, at_ms, number) AS (
-SELECT symbol, 'REALIZED_PNL', realised_e8, traded_at_ms, trade_id FROM trades
-    WHERE product = 'usdm' AND realised_e8 <> 0
-UNION ALL
-SELECT symbol, 'COMMISSION', -fee_e8, traded_at_ms, trade_id FROM trades
-    WHERE product = 'usdm' AND fee_e8 <> 0
-UNION ALL
-SELECT symbol, 'FUNDING_FEE', -paid_e8, at_ms, funding_id FROM funding
-) SELECT * FROM income
-"""
 
 
 class VenueState(NamedTuple):
@@ -215,7 +124,7 @@ class Store:
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
             self._check_version()
-            self._connection.executescript(_SCHEMA)
+            self._connection.executescript(SCHEMA)
             self._begin(fresh, identity)
         except (sqlite3.Error, _OtherMarketError, _OtherVersionError) as error:
             self.close()
@@ -321,8 +230,8 @@ class Store:
     def _check_version(self) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         (n_tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if n_tables and version != _VERSION:
-            raise _OtherVersionError(f"it is of version {version}, this venue's is {_VERSION}")
+        if n_tables and version != VERSION:
+            raise _OtherVersionError(f"it is of version {version}, this venue's is {VERSION}")
 
     def state(self) -> VenueState:
         """Return where the venue is."""
@@ -439,7 +348,7 @@ class Store:
     def open_orders(self, product: Product, symbol: str | None = None) -> list[PaperOrder]:
         """Return open orders of a product in order of arrival."""
         rows = self._connection.execute(
-            f"SELECT * FROM orders WHERE status IN ({_OPEN}) "  # noqa: S608 - fixed text
+            f"SELECT * FROM orders WHERE status IN ({OPEN}) "  # noqa: S608 - fixed text
             "AND product = ?1 AND (?2 IS NULL OR symbol = ?2) ORDER BY order_id",
             (product, symbol),
         )
@@ -532,7 +441,7 @@ class Store:
         """
         direction = "DESC" if start_ms is None else "ASC"
         rows = self._connection.execute(
-            f"{_INCOME} "
+            f"{INCOME} "
             "WHERE (?1 IS NULL OR symbol = ?1) AND (?2 IS NULL OR kind = ?2) "
             "AND (?3 IS NULL OR at_ms >= ?3) AND (?4 IS NULL OR at_ms <= ?4) "
             f"ORDER BY at_ms {direction}, number {direction}, kind {direction} LIMIT ?5",
@@ -552,7 +461,7 @@ class Store:
         self._connection.execute("PRAGMA synchronous=NORMAL")
         try:
             with self._change() as connection:
-                connection.execute(_MOVE_MARKET, (market_at_ms, clock_ms, 0, 0))
+                connection.execute(MOVE_MARKET, (market_at_ms, clock_ms, 0, 0))
             self.commit()
         finally:
             self._connection.execute("PRAGMA synchronous=FULL")
@@ -571,12 +480,12 @@ class Store:
         steps: list[Step] = []
         self.commit()
         with self._change() as connection:
-            connection.execute(_MOVE_MARKET, (market_at_ms, clock_ms, 0, 0))
+            connection.execute(MOVE_MARKET, (market_at_ms, clock_ms, 0, 0))
             for matching in matchings:
                 change_e8 = matching.wallet_change_e8
                 is_spot = matching.product is Product.SPOT
                 changes = (0, change_e8) if is_spot else (change_e8, 0)
-                connection.execute(_MOVE_MARKET, (market_at_ms, clock_ms, *changes))
+                connection.execute(MOVE_MARKET, (market_at_ms, clock_ms, *changes))
                 _save_orders(connection, matching)
                 steps += [_save_step(connection, step) for step in matching.steps]
                 _save_positions(connection, matching, market_at_ms)

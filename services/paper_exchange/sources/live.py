@@ -8,6 +8,7 @@ stands still. What closed meanwhile is fetched, and walked through in order.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import sqlite3
 from collections.abc import Awaitable, Mapping
@@ -94,6 +95,7 @@ class Live:
         self._timeframe = timeframe
         self._rest: Any = None
         self._followed: list[str] = []
+        self._asked_at_ms = 0
         self._told: asyncio.Queue[ClosedBar] = asyncio.Queue()
 
     def state(self) -> str:
@@ -143,9 +145,10 @@ class Live:
             if refused is not None and int(refused[1]) != _DOWN:
                 raise RefusalError(int(refused[1]), refused[2]) from error
             raise out_of_order(str(error)) from error
-        if not isinstance(rows, list):
-            raise out_of_order(f"klines came back as {str(rows)[:100]}")
-        return [[int(row[0]), *row[1:6], int(row[6]), *row[7:]] for row in rows]
+        try:
+            return [[int(row[0]), *row[1:6], int(row[6]), *row[7:]] for row in rows]
+        except (TypeError, ValueError, LookupError) as error:
+            raise out_of_order(f"klines came back as {str(rows)[:100]}") from error
 
     async def run(self, venue: Venue) -> None:
         """Follow the exchange for ever, connecting again whenever it is lost."""
@@ -209,7 +212,9 @@ class Live:
             def handle_ohlcv(self, client: Any, message: Any) -> None:
                 bar = message.get("k", {})
                 if bar.get("x") and bar.get("i") == timeframe:
-                    told.put_nowait(_closed_bar(message, bar_ms))
+                    closed = _closed_bar(message, bar_ms)
+                    if _is_sound(closed.venue_symbol, closed.candle):
+                        told.put_nowait(closed)
                 super().handle_ohlcv(client, message)
 
         client = Client(
@@ -244,8 +249,11 @@ class Live:
                 for listing, candles in zip(listings, fetched, strict=True)
             }
         )
-        venue.move(up_to_ms)
+        last_ms = self.market.last_close(up_to_ms)
+        if last_ms is not None:
+            venue.move(last_ms)
         venue.set_clock(now_ms)
+        self._asked_at_ms = venue.now_ms()
         self.fault = None
 
     async def _fetch(self, listing: Listing, market_at_ms: int, up_to_ms: int) -> Candles:
@@ -269,7 +277,8 @@ class Live:
             if len(candles) < _PAGE_BARS:
                 break
             from_ms = candles[-1].closes_at_ms
-        return Candles.of(fetched) if fetched else Candles.none()
+        sound = [candle for candle in fetched if _is_sound(listing.venue_symbol, candle)]
+        return Candles.of(sound) if sound else Candles.none()
 
     def _grow(self, bars: Mapping[str, Candles]) -> None:
         """Take in bars after those at hand, and let go of old ones."""
@@ -334,7 +343,7 @@ class Live:
                 return told
             if told and monotonic_seconds() - first_at > GRACE_SECONDS:
                 return None
-            if venue.now_ms() > close_ms + STALLED_MS:
+            if venue.now_ms() > max(close_ms, self._asked_at_ms) + STALLED_MS:
                 return None
 
 
@@ -417,6 +426,18 @@ def _candle(row: Any, bar_ms: int) -> Candle:
         return Candle(opens_at_ms, opens_at_ms + bar_ms, *values)
     except (TypeError, ValueError, LookupError) as error:
         raise VenueUnknownError(f"a bar came as {str(row)[:100]}") from error
+
+
+def _is_sound(venue_symbol: str, candle: Candle) -> bool:
+    """Tell whether orders may trade against a bar; without it the symbol has none there."""
+    is_sound = (
+        0.0 < candle.low <= min(candle.open, candle.close)
+        and max(candle.open, candle.close) <= candle.high < math.inf
+        and 0.0 <= candle.volume < math.inf
+    )
+    if not is_sound:
+        logger.warning("bar left out", symbol=venue_symbol, bar=candle)
+    return is_sound
 
 
 def _on_host(urls: Any, base_url: str) -> Any:

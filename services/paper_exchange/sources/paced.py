@@ -50,8 +50,6 @@ class Paced:
         Seconds of the market in a second of ours.
     """
 
-    fault = None
-
     def __init__(self, feed: Feed, starts_at_ms: int, speed: float) -> None:
         self._feed = feed
         self.name = feed.name
@@ -59,6 +57,7 @@ class Paced:
         self.market = feed.market
         self.starts_at_ms = starts_at_ms
         self.speed = speed
+        self.fault: str | None = None
         self._market_at_ms = starts_at_ms
         self._is_ended = False
 
@@ -91,9 +90,11 @@ class Paced:
             try:
                 venue.move(close_ms)
             except sqlite3.Error as error:
+                self.fault = f"a close cannot be recorded: {error}"
                 logger.error("close not recorded, it is tried again", error=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            self.fault = None
             self._market_at_ms = close_ms
         self._is_ended = True
         logger.info("the recording has ended", market_at_ms=self._market_at_ms)
