@@ -55,8 +55,12 @@ class Listing:
 
     @property
     def opens_at_ms(self) -> int:
-        """When its first bar opens; 0 if it has none."""
-        return int(self.bars.closes_at_ms[0]) - self.bar_ms if len(self.bars) else 0
+        """When its first bar of any length opens; 0 if it has none."""
+        charts = {self.bar_ms: self.bars, **self.longer}
+        return min(
+            (int(bars.closes_at_ms[0]) - bar_ms for bar_ms, bars in charts.items() if len(bars)),
+            default=0,
+        )
 
     @property
     def base(self) -> str:
