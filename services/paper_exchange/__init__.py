@@ -1,1 +1,1 @@
-"""A simulated Binance USD-M futures venue over recorded bars."""
+"""A simulated Binance, spot and USD-M futures, over simulated, recorded or live prices."""

@@ -26,11 +26,11 @@ def kline(candle: Candle) -> KlineRow:
     """Return a bar as `klines` gives it; what nobody recorded (numbers of trades) is zero."""
     return [
         candle.opens_at_ms,
-        decimal(candle.open),
-        decimal(candle.high),
-        decimal(candle.low),
-        decimal(candle.close),
-        decimal(candle.volume),
+        shortest(candle.open),
+        shortest(candle.high),
+        shortest(candle.low),
+        shortest(candle.close),
+        shortest(candle.volume),
         candle.closes_at_ms - 1,
         _quote_volume(candle),
         0,
@@ -55,11 +55,11 @@ def kline_event(
             "i": interval,
             "f": 0,
             "L": 0,
-            "o": decimal(candle.open),
-            "c": decimal(candle.close),
-            "h": decimal(candle.high),
-            "l": decimal(candle.low),
-            "v": decimal(candle.volume),
+            "o": shortest(candle.open),
+            "c": shortest(candle.close),
+            "h": shortest(candle.high),
+            "l": shortest(candle.low),
+            "v": shortest(candle.volume),
             "n": 0,
             "x": is_closed,
             "q": _quote_volume(candle),
@@ -73,7 +73,7 @@ def kline_event(
 def price(listing: Listing, at_ms: int) -> Payload:
     """Return the last price as `ticker/price` gives it."""
     last = listing.last_price(at_ms)
-    return {"symbol": listing.venue_symbol, "price": decimal(last or 0.0), "time": at_ms}
+    return {"symbol": listing.venue_symbol, "price": shortest(last or 0.0), "time": at_ms}
 
 
 def ticker(listing: Listing, at_ms: int) -> Payload:
@@ -85,14 +85,14 @@ def ticker(listing: Listing, at_ms: int) -> Payload:
         "symbol": listing.venue_symbol,
         "priceChange": f"{change:f}",
         "priceChangePercent": f"{percent:.3f}",
-        "weightedAvgPrice": decimal(day.close),
-        "prevClosePrice": decimal(day.open),
-        "lastPrice": decimal(day.close),
+        "weightedAvgPrice": shortest(day.close),
+        "prevClosePrice": shortest(day.open),
+        "lastPrice": shortest(day.close),
         "lastQty": "0",
-        "openPrice": decimal(day.open),
-        "highPrice": decimal(day.high),
-        "lowPrice": decimal(day.low),
-        "volume": decimal(day.volume),
+        "openPrice": shortest(day.open),
+        "highPrice": shortest(day.high),
+        "lowPrice": shortest(day.low),
+        "volume": shortest(day.volume),
         "quoteVolume": _quote_volume(day),
         "openTime": at_ms - DAY_MS,
         "closeTime": at_ms,
@@ -109,11 +109,11 @@ def mini_ticker_event(listing: Listing, at_ms: int, now_ms: int) -> Payload:
         "e": "24hrMiniTicker",
         "E": now_ms,
         "s": listing.venue_symbol,
-        "c": decimal(day.close),
-        "o": decimal(day.open),
-        "h": decimal(day.high),
-        "l": decimal(day.low),
-        "v": decimal(day.volume),
+        "c": shortest(day.close),
+        "o": shortest(day.open),
+        "h": shortest(day.high),
+        "l": shortest(day.low),
+        "v": shortest(day.volume),
         "q": _quote_volume(day),
     }
 
@@ -142,7 +142,7 @@ def premium_index(listing: Listing, at_ms: int, now_ms: int, funding_ppm: int) -
     The mark is the last price. The rate is what every position pays, long or short, because
     no funding series is recorded.
     """
-    last = decimal(listing.last_price(at_ms) or 0.0)
+    last = shortest(listing.last_price(at_ms) or 0.0)
     return {
         "symbol": listing.venue_symbol,
         "markPrice": last,
@@ -185,7 +185,7 @@ def past_funding(
             "symbol": listing.venue_symbol,
             "fundingTime": at_ms,
             "fundingRate": funding_rate(funding_ppm),
-            "markPrice": decimal(mark),
+            "markPrice": shortest(mark),
         }
         for at_ms in instants
         if (mark := listing.last_price(at_ms)) is not None
@@ -211,7 +211,7 @@ def funding_rate(funding_ppm: int) -> str:
     return f"{Decimal(funding_ppm) / PARTS_PER_MILLION:.8f}"
 
 
-def decimal(value: float) -> str:
+def shortest(value: float) -> str:
     """Return the shortest decimal that reads back as a float, without an exponent."""
     return f"{Decimal(repr(value)):f}"
 

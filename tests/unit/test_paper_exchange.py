@@ -463,6 +463,11 @@ def test_the_environment_of_the_fleet_is_understood(monkeypatch: pytest.MonkeyPa
         "MNT_EXECUTION__FEE_PPM": "7",
         "MNT_PORTFOLIO__CAPITAL_USDT": "5",
         "MNT_INGEST__MAX_LOG_CHANGE": "0.25",
+        "MNT_HOST": "0.0.0.0",
+        "MNT_MARKET__SOURCE": "recorded",
+        "MNT_MARKET__BARS": '["c.parquet"]',
+        "MNT_MARKET__SPEED": "60",
+        "MNT_MARKET__START": "2024-01-01T00:00:00+00:00",
         "MNT_SCREENER__METHOD": "of another service",
         "MNT_DATABASE_URL": "of another service",
     }.items():
@@ -473,6 +478,10 @@ def test_the_environment_of_the_fleet_is_understood(monkeypatch: pytest.MonkeyPa
     assert settings.execution.fee_ppm == 7
     assert settings.portfolio.capital_e8 == 500_000_000
     assert settings.ingest.max_log_change == 0.25
+    assert settings.host == "0.0.0.0"
+    assert (settings.market.source, settings.market.speed) == ("recorded", 60.0)
+    assert [path.name for path in settings.market.bars] == ["c.parquet"]
+    assert settings.market.start_ms == T0
     assert "hush" not in repr(settings)
 
 

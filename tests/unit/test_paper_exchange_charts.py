@@ -117,7 +117,7 @@ def test_before_its_first_bar_a_symbol_shows_nothing() -> None:
 def test_a_bar_reads_back_to_the_bit() -> None:
     rng = np.random.default_rng(5)
     for value in [*rng.lognormal(0.0, 12.0, 200).tolist(), 0.1 + 0.2, 1e-7, 12345678.9, 5.0]:
-        text = charts.decimal(value)
+        text = charts.shortest(value)
         assert "e" not in text.lower()
         assert float(text) == value
 

@@ -41,10 +41,8 @@ class SimulatedFeed:
 
     def stand_at(self, market_at_ms: int) -> None:
         """Make the history of an instant and the day it lies in."""
-        wanted = market_at_ms // DAY_MS - self._history_days - _SPARE_DAYS
-        while self._next_day < max(wanted, self._first_day):
-            self._simulated.day(self._next_day)  # each begins where the one before ended
-            self._next_day += 1
+        oldest = market_at_ms // DAY_MS - self._history_days - _SPARE_DAYS
+        self._next_day = max(oldest, self._next_day)
         while self._next_day * DAY_MS <= market_at_ms:
             self._grow()
 
