@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.screener import store
 from shared.bus.consumer import UnitOfWork
+from shared.clock import instant_of_ms
 from shared.errors import PermanentError
 from shared.events.ingest import BarsClosed
 from shared.events.screener import PairsScreened
@@ -44,19 +45,20 @@ class Screening:
     async def screen_close(self, closed: BarsClosed, unit: UnitOfWork) -> None:
         """Screen a close and publish the roster, from the first trade close after it."""
         screener = self._screener
-        if screener.window.last_closes_at_ms is None:
+        last_ms = screener.last_closes_at_ms
+        is_new = last_ms is None or closed.closes_at_ms > last_ms
+        if screener.window.last_closes_at_ms is None or not is_new:
+            # A late bar may be all that is told of a backfill, so the window is read again.
+            before_ms = closed.closes_at_ms if is_new or last_ms is None else last_ms + 1
             async for earlier in store.window_before(
                 unit.connection,
                 closed.venue,
                 SCREEN_TIMEFRAME,
-                closed.closes_at,
+                instant_of_ms(before_ms),
                 self._settings.screener.window_bars,
             ):
                 screener.push(earlier)
         tradable = await store.tradable_symbols(unit.connection, closed.venue)
-        is_new = (
-            screener.last_closes_at_ms is None or closed.closes_at_ms > screener.last_closes_at_ms
-        )
         screened = await asyncio.to_thread(screener.screen, closed, tradable)
         if is_new:
             await store.insert_screen(unit.connection, screened, unit.lineage)

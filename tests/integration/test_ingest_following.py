@@ -8,26 +8,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import orjson
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.ingest.main import create_app
 from shared.bus import log
 from shared.bus.streams import Streams
 from shared.clock import instant_of_ms, ms_of_instant
 from shared.database.engine import create_engine, transaction
 from shared.events.screener import PairsScreened, RosterPair
-from tests.stub_venue import BAR_MS, HOUR_MS, Answer, StubVenue, serving, values_at
+from tests import stub_venue
+from tests.serving import Served, serving, settings_in_environment
+from tests.stub_venue import BAR_MS, HOUR_MS, Answer, StubVenue, values_at
 from tests.support import eventually_async
 
 START_MS = 1_704_067_200_000  # 2024-01-01T00:00Z
 NOW_MS = START_MS + 30 * HOUR_MS
-TOKEN = "a token of the test"
-AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 SYMBOLS = {"AAAUSDT": 0, "BBBUSDT": 0, "CCCUSDT": 0}
 
 
@@ -110,41 +107,13 @@ def roster_pair(y: str, x: str, status: Any, *, at_ms: int) -> RosterPair:
     )
 
 
-class Service:
-    """One life of the service."""
-
-    def __init__(self, app: FastAPI, client: httpx.AsyncClient) -> None:
-        self.app = app
-        self.client = client
-
-    @property
-    def consumer(self) -> Any:
-        return self.app.state.runtime.consumer
-
-    async def coverage(self, **query: str) -> dict[str, Any]:
-        answer = await self.client.get("/coverage", params=query)
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-    async def follower(self) -> dict[str, Any]:
-        found: dict[str, Any] = (await self.coverage())["follower"]
-        return found
-
-    async def is_following(self, n_streams: int, timeframe: str = "1h") -> bool:
-        state = await self.follower()
-        return bool(state["streaming"] or state["last_close"]) and (
-            state["streams"].get(timeframe) == n_streams
-        )
-
-
-Start = Callable[[], contextlib.AbstractAsyncContextManager[Service]]
+Start = Callable[[], contextlib.AbstractAsyncContextManager[Served]]
 
 
 @pytest.fixture
 async def fleet(database_url: str, redis_url: str) -> AsyncIterator[Fleet]:
     engine = create_engine(database_url, application="test")
-    async with serving(StubVenue(NOW_MS, dict(SYMBOLS))) as venue:
+    async with stub_venue.serving(StubVenue(NOW_MS, dict(SYMBOLS))) as venue:
         yield Fleet(engine, redis_url, venue)
     await engine.dispose()
 
@@ -153,36 +122,26 @@ async def fleet(database_url: str, redis_url: str) -> AsyncIterator[Fleet]:
 def start(
     fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Start:
-    token_file = tmp_path / "token"
-    token_file.write_text(TOKEN)
-    for name, value in {
-        "DATABASE_URL": database_url,
-        "REDIS_URL": fleet.redis_url,
-        "VENUE_URL": fleet.venue.url,
-        "API_TOKEN_FILE": str(token_file),
-        "FOLLOW__SINCE": "2024-01-01T00:00:00Z",
-        "FOLLOW__GRACE_SECONDS": "0.2",
-        "FOLLOW__TRADE_HISTORY_BARS": "100",
-    }.items():
-        monkeypatch.setenv(f"MNT_{name}", value)
+    settings = [
+        ("MNT_VENUE_URL", fleet.venue.url),
+        ("MNT_FOLLOW__SINCE", "2024-01-01T00:00:00Z"),
+        ("MNT_FOLLOW__GRACE_SECONDS", "0.2"),
+        ("MNT_FOLLOW__TRADE_HISTORY_BARS", "100"),
+    ]
+    settings_in_environment(monkeypatch, tmp_path, database_url, fleet.redis_url, settings)
     following, close_follower = "services.ingest.following", "services.ingest.close_follower"
     monkeypatch.setattr(f"{following}.ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(f"{close_follower}.SILENCE_SECONDS", 0.05)
     for module in (following, close_follower):
         monkeypatch.setattr(f"{module}.FIRST_WAIT_SECONDS", 0.05)
         monkeypatch.setattr(f"{module}.LONGEST_WAIT_SECONDS", 0.2)
+    return lambda: serving("ingest")
 
-    @contextlib.asynccontextmanager
-    async def run() -> AsyncIterator[Service]:
-        app = create_app()
-        transport = httpx.ASGITransport(app)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://ingest") as client,
-        ):
-            yield Service(app, client)
 
-    return run
+async def follower(service: Served) -> dict[str, Any]:
+    """Return how the service says it follows."""
+    found: dict[str, Any] = (await service.get("/coverage"))["follower"]
+    return found
 
 
 async def until_subscribed(fleet: Fleet, n_streams: int) -> None:
@@ -205,7 +164,7 @@ async def test_the_history_is_fetched_in_pages_and_only_its_last_close_published
         assert await fleet.n_bars() == {"AAA": 2_500, "BBB": 2_500, "CCC": 100}
         assert await fleet.events() == [("bars.1h", fleet.venue.now_ms, ("AAA", "BBB", "CCC"))]
         assert len(fleet.venue.calls) == 3 + 3 + 1
-        shown = await service.coverage()
+        shown = await service.get("/coverage")
         assert [each["state"] for each in shown["backfills"]] == ["done"]
         assert shown["backfills"][0]["bars"] == 5_100
         assert shown["coverage"][0] == {
@@ -236,7 +195,7 @@ async def test_a_restart_in_the_middle_of_the_history_goes_on_after_the_last_pag
     async with start() as service:
 
         async def has_failed() -> bool:
-            return (await service.follower())["last_error"] is not None
+            return (await follower(service))["last_error"] is not None
 
         await eventually_async(has_failed)
     assert await fleet.n_bars() == {"AAA": 2_500, "BBB": 1_000}
@@ -255,7 +214,7 @@ async def test_gaps_of_the_venue_are_left_and_counted(fleet: Fleet, start: Start
         fleet.venue.missing.add(("BBBUSDT", "1h", START_MS + hours * HOUR_MS))
     async with start() as service:
         await until_subscribed(fleet, 3)
-        row = (await service.coverage(symbol="BBB/USDT"))["coverage"][0]
+        row = (await service.get("/coverage", symbol="BBB/USDT"))["coverage"][0]
     assert (row["bars"], row["gaps"], row["largest_gap_bars"]) == (26, 2, 3)
 
 
@@ -266,7 +225,7 @@ async def test_bad_bars_of_the_history_are_quarantined_with_a_reason(
     fleet.venue.odd["BBBUSDT", "1h", START_MS + 9 * HOUR_MS] = (900.0, 900.0, 900.0, 900.0, 1.0)
     async with start() as service:
         await until_subscribed(fleet, 3)
-        row = (await service.coverage(symbol="BBB/USDT"))["coverage"][0]
+        row = (await service.get("/coverage", symbol="BBB/USDT"))["coverage"][0]
     assert (row["bars"], row["quarantined"]) == (28, 2)
     reasons = await fleet.rows("SELECT reason FROM bar_quarantine ORDER BY closes_at")
     assert reasons == [("inverted",), ("spike",)]
@@ -280,15 +239,15 @@ async def test_a_venue_that_is_ill_at_the_start_is_waited_for(
     async with start() as service:
 
         async def has_said_so() -> bool:
-            error = (await service.follower())["last_error"]
+            error = (await follower(service))["last_error"]
             return error is not None and fleet.venue.url in error and "MNT_VENUE_URL" in error
 
         await eventually_async(has_said_so)
         assert (await service.client.get("/health")).status_code == 200
-        assert not (await service.follower())["connected"]
+        assert not (await follower(service))["connected"]
         fleet.venue.answer = "well"
         await until_subscribed(fleet, 3)
-        assert (await service.follower())["connected"]
+        assert (await follower(service))["connected"]
 
 
 async def test_a_start_of_history_in_the_venues_future_is_explained(
@@ -298,7 +257,7 @@ async def test_a_start_of_history_in_the_venues_future_is_explained(
     async with start() as service:
 
         async def is_explained() -> bool:
-            return "MNT_FOLLOW__SINCE" in ((await service.follower())["last_error"] or "")
+            return "MNT_FOLLOW__SINCE" in ((await follower(service))["last_error"] or "")
 
         await eventually_async(is_explained)
 
@@ -349,7 +308,7 @@ async def test_closes_missed_during_a_cut_are_fetched_and_published_in_order(
         await eventually_async(lambda: fleet.has_events(5))
 
         async def is_cut() -> bool:
-            return not (await service.follower())["streaming"]
+            return not (await follower(service))["streaming"]
 
         await eventually_async(is_cut)
         fleet.venue.accepts_websockets = True
@@ -460,7 +419,7 @@ async def test_nothing_is_skipped_while_neither_websocket_nor_questions_are_answ
         await fleet.venue.step(NOW_MS + 3 * HOUR_MS)
 
         async def has_said_so() -> bool:
-            return fleet.venue.url in ((await service.follower())["last_error"] or "")
+            return fleet.venue.url in ((await follower(service))["last_error"] or "")
 
         await eventually_async(has_said_so)
         assert len(await fleet.events()) == 1
@@ -483,17 +442,16 @@ async def test_a_halt_of_the_venue_is_no_close(fleet: Fleet, start: Start) -> No
 async def test_closes_wait_while_the_service_is_paused(fleet: Fleet, start: Start) -> None:
     async with start() as service:
         await until_subscribed(fleet, 3)
-        paused = await service.client.post("/pause", headers=AUTHORISED)
-        assert paused.status_code == 200
+        await service.send("POST", "/pause")
         await fleet.venue.step(NOW_MS + 3 * HOUR_MS)
-        shown = service.app.state.venue_source
+        now = instant_of_ms(fleet.venue.now_ms)
 
         async def has_heard() -> bool:
-            return bool(shown.venue_ms == fleet.venue.now_ms)
+            return datetime.fromisoformat((await follower(service))["venue_time"]) == now
 
         await eventually_async(has_heard)
         assert len(await fleet.events()) == 1
-        await service.client.post("/resume", headers=AUTHORISED)
+        await service.send("POST", "/resume")
         await eventually_async(lambda: fleet.has_events(4))
     assert [event[1] for event in await fleet.events()] == [
         NOW_MS + hours * HOUR_MS for hours in range(4)
@@ -514,7 +472,7 @@ async def test_a_symbol_that_enters_the_roster_is_backfilled_and_then_followed(
         assert await fleet.events("bars.5m") == [("bars.5m", NOW_MS, ("AAA", "BBB"))]
         await fleet.venue.step(NOW_MS + HOUR_MS)
         await eventually_async(lambda: fleet.has_events(13, "bars.5m"))
-        assert (await service.follower())["streams"] == {"1h": 3, "5m": 2}
+        assert (await follower(service))["streams"] == {"1h": 3, "5m": 2}
     expected = [("bars.5m", NOW_MS + bars * BAR_MS, ("AAA", "BBB")) for bars in range(13)]
     assert await fleet.events("bars.5m") == expected
     # The longest timeframe of an instant first, and all of an instant before the next.
@@ -550,7 +508,7 @@ async def test_a_backfill_is_announced_by_bars_before_the_last_close(
 async def test_a_symbol_is_followed_until_no_pair_of_it_has_to_be_closed(
     fleet: Fleet, start: Start
 ) -> None:
-    async with start() as service:
+    async with start():
         await until_subscribed(fleet, 3)
         await fleet.publish_roster(("AAA", "BBB", "active"), at_ms=NOW_MS)
         await until_subscribed(fleet, 5)
@@ -558,12 +516,8 @@ async def test_a_symbol_is_followed_until_no_pair_of_it_has_to_be_closed(
         await fleet.venue.step(NOW_MS + BAR_MS)
         await eventually_async(lambda: fleet.has_events(2, "bars.5m"))
         await fleet.publish_roster(("AAA", "CCC", "active"), at_ms=NOW_MS + 2 * HOUR_MS)
-
-        async def is_exchanged() -> bool:
-            streams = service.app.state.venue_source.streams
-            return {s for t, s in streams if t == "5m"} == {"AAA/USDT", "CCC/USDT"}
-
-        await eventually_async(is_exchanged)
+        # The websocket goes on bringing BBB until it is next connected.
+        await until_subscribed(fleet, 6)
         await fleet.venue.step(NOW_MS + 2 * BAR_MS)
         await eventually_async(lambda: fleet.has_events(4, "bars.5m"))
     events = await fleet.events("bars.5m")
@@ -601,18 +555,18 @@ async def test_a_gap_is_filled_on_request(fleet: Fleet, start: Start) -> None:
         fleet.venue.missing.clear()
         fleet.venue.calls.clear()
         body = {"symbols": ["BBB/USDT"], "timeframe": "1h", "since": "2024-01-01T00:00:00Z"}
-        answer = await service.client.post("/backfill", json=body, headers=AUTHORISED)
+        answer = await service.attempt("POST", "/backfill", body)
         assert answer.status_code == 202
 
         async def is_done() -> bool:
-            backfills = (await service.coverage())["backfills"]
+            backfills = (await service.get("/coverage"))["backfills"]
             return any(
                 each["backfill_id"] == answer.json()["backfill_id"] and each["state"] == "done"
                 for each in backfills
             )
 
         await eventually_async(is_done)
-        row = (await service.coverage(symbol="BBB/USDT", timeframe="1h"))["coverage"][0]
+        row = (await service.get("/coverage", symbol="BBB/USDT", timeframe="1h"))["coverage"][0]
         assert (row["bars"], row["gaps"]) == (31, 0)
         assert [call[2:] for call in fleet.venue.calls] == [
             (START_MS + 5 * HOUR_MS, 3),
@@ -632,7 +586,7 @@ async def test_a_timeframe_nobody_follows_is_fetched_on_request(fleet: Fleet, st
             "since": "2024-01-01T10:00:00Z",
             "until": "2024-01-01T12:00:00Z",
         }
-        answer = await service.client.post("/backfill", json=body, headers=AUTHORISED)
+        answer = await service.attempt("POST", "/backfill", body)
         assert answer.status_code == 202
 
         async def is_there() -> bool:
@@ -660,7 +614,7 @@ async def test_a_backfill_that_cannot_be_is_refused_with_the_remedy(
     body = {"symbols": ["AAA/USDT"], "timeframe": "1h", "since": "2024-01-01T00:00:00Z"} | change
     async with start() as service:
         await until_subscribed(fleet, 3)
-        answer = await service.client.post("/backfill", json=body, headers=AUTHORISED)
+        answer = await service.attempt("POST", "/backfill", body)
         assert (answer.status_code, shown in answer.text) == (status, True), answer.text
 
 
@@ -669,7 +623,7 @@ async def test_a_backfill_needs_the_token_and_a_venue(fleet: Fleet, start: Start
     fleet.venue.answer = "hang up"
     async with start() as service:
         assert (await service.client.post("/backfill", json=body)).status_code == 401
-        answer = await service.client.post("/backfill", json=body, headers=AUTHORISED)
+        answer = await service.attempt("POST", "/backfill", body)
         assert (answer.status_code, "ask again" in answer.text) == (503, True)
 
 
@@ -679,7 +633,7 @@ async def test_without_following_bars_are_only_adopted(
     monkeypatch.setenv("MNT_FOLLOW__ENABLED", "false")
     body = {"symbols": ["AAA/USDT"], "timeframe": "1h", "since": "2024-01-01T00:00:00Z"}
     async with start() as service:
-        assert await service.follower() == {
+        assert await follower(service) == {
             "enabled": False,
             "connected": False,
             "streaming": False,
@@ -689,7 +643,7 @@ async def test_without_following_bars_are_only_adopted(
             "last_error": None,
             "last_error_at": None,
         }
-        answer = await service.client.post("/backfill", json=body, headers=AUTHORISED)
+        answer = await service.attempt("POST", "/backfill", body)
         assert (answer.status_code, "MNT_FOLLOW__ENABLED" in answer.text) == (409, True)
     assert fleet.venue.calls == []
 
@@ -726,8 +680,7 @@ async def test_entries_are_adopted_while_the_venue_does_not_answer(
         await until_subscribed(fleet, 3)
         monkeypatch.setattr("services.ingest.following.ANSWER_SECONDS", 600.0)
     fleet.venue.answer = "stall"
-    async with start() as service:
-        await eventually_async(lambda: _is_started(service))
+    async with start():
         await client.add_plain("bars.15m", bars_by_hand(NOW_MS))
         await eventually_async(lambda: fleet.has_events(1, "bars.15m"))
     await client.stop()
@@ -735,10 +688,6 @@ async def test_entries_are_adopted_while_the_venue_does_not_answer(
 
 async def _are(found: Any, n: int) -> bool:
     return len(await found) == n
-
-
-async def _is_started(service: Service) -> bool:
-    return bool(service.consumer.is_started.is_set())
 
 
 async def test_the_numbers_are_on_the_metrics_page(fleet: Fleet, start: Start) -> None:
