@@ -45,6 +45,8 @@ class Listing:
     longer
         Bars of longer timeframes as they were recorded, by length; where there are none they
         are made of `bars`.
+    listed_at_ms
+        When it was listed, where somebody else says so.
     """
 
     venue_symbol: str
@@ -52,10 +54,13 @@ class Listing:
     bar_ms: int
     bars: Candles
     longer: Mapping[int, Candles] = field(default_factory=dict)
+    listed_at_ms: int | None = None
 
     @property
     def opens_at_ms(self) -> int:
-        """When its first bar of any length opens; 0 if it has none."""
+        """When it was listed, else when its first bar of any length opens, else 0."""
+        if self.listed_at_ms is not None:
+            return self.listed_at_ms
         charts = {self.bar_ms: self.bars, **self.longer}
         return min(
             (int(bars.closes_at_ms[0]) - bar_ms for bar_ms, bars in charts.items() if len(bars)),

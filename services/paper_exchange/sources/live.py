@@ -179,9 +179,11 @@ class Live:
         """Take over what the exchange lists, in so far as the book can count in it."""
         markets = await _answer(self._rest.load_markets(True))
         found: dict[str, Instrument] = {}
+        listed_at_ms: dict[str, int | None] = {}
         for market in _perpetuals(markets):
             try:
                 found[market["id"]] = _instrument(market)
+                listed_at_ms[market["id"]] = market.get("created")
             except DataError as error:
                 logger.warning("symbol left out", error=str(error))
         names = {instrument.symbol: name for name, instrument in found.items()}
@@ -198,7 +200,13 @@ class Live:
         self.market.listings.clear()
         for name, instrument in {**chosen, **kept}.items():
             bars = before[name].bars if name in before else Candles.none()
-            self.market.listings[name] = Listing(name, instrument, self.market.bar_ms, bars)
+            self.market.listings[name] = Listing(
+                name,
+                instrument,
+                self.market.bar_ms,
+                bars,
+                listed_at_ms=listed_at_ms.get(name),
+            )
 
     def _client(self) -> Any:
         # ccxt takes half a second and 100 MB to import: only a live market pays for it.
