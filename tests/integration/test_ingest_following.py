@@ -364,6 +364,26 @@ async def test_a_late_symbol_comes_in_a_further_event_of_its_close(
     ]
 
 
+async def test_a_symbol_that_comes_within_the_grace_is_no_late_one(
+    fleet: Fleet, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNT_FOLLOW__GRACE_SECONDS", "4")
+    held_back = ("BBBUSDT", "1h", NOW_MS)
+    fleet.venue.held_back.add(held_back)
+    async with start():
+        await until_subscribed(fleet, 3)
+        fleet.venue.calls.clear()
+        await fleet.venue.step(NOW_MS + HOUR_MS)
+
+        async def was_asked_for() -> bool:
+            return [call[0] for call in fleet.venue.calls] == ["BBBUSDT"]
+
+        await eventually_async(was_asked_for)
+        await fleet.venue.release(*held_back)
+        await eventually_async(lambda: fleet.has_events(2))
+    assert (await fleet.events())[1:] == [("bars.1h", NOW_MS + HOUR_MS, ("AAA", "BBB", "CCC"))]
+
+
 async def test_a_symbol_that_is_late_without_a_word_is_asked_for_at_the_next_close(
     fleet: Fleet, start: Start
 ) -> None:
