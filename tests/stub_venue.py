@@ -50,6 +50,30 @@ def values_at(symbol: str, opens_at_ms: int) -> Values:
     return (level + moved, level + moved + 0.5, level + moved - 0.25, level + moved + 0.25, 1000.0)
 
 
+def kline(
+    symbol: str, interval: str, opens_at_ms: int, candle: Values, is_closed: bool, at_ms: int
+) -> dict[str, Any]:
+    """Return a candle as the websocket sends it."""
+    opening, high, low, close, volume = map(str, candle)
+    return {
+        "e": "kline",
+        "E": at_ms,
+        "s": symbol,
+        "k": {
+            "t": opens_at_ms,
+            "T": opens_at_ms + INTERVALS[interval] - 1,
+            "s": symbol,
+            "i": interval,
+            "o": opening,
+            "h": high,
+            "l": low,
+            "c": close,
+            "v": volume,
+            "x": is_closed,
+        },
+    }
+
+
 @dataclass(eq=False)
 class StubVenue:
     """The venue.

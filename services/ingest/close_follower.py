@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from enum import Enum
 from functools import partial
 
 from services.ingest import metrics
@@ -14,7 +15,7 @@ from services.ingest.turns import Turns
 from services.ingest.venue_time import VenueTime
 from shared.bus.consumer import UnitOfWork
 from shared.clock import instant_of_ms
-from shared.errors import MntError, VenueError, VenueUnknownError
+from shared.errors import MntError, RetryableError, VenueError, VenueUnknownError
 from shared.quant.bars import BarRow, RawBars
 from shared.settings import Settings
 from shared.venues.candles import CandleFeed, CandleStream, LiveCandle, VenueCandles
@@ -26,9 +27,19 @@ FILL_SECONDS = 30.0
 """How long a close waits for slow answers about what the websocket did not bring."""
 SILENT_CLOSES = 2
 """Closes in a row of which the websocket brought nothing before it is given up."""
+LONGEST_LEAP_MS = 3_600_000
+"""A message from further in the future than this does not tell the venue's time."""
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 15.0
 _CALLS_AT_ONCE = 8
+
+
+class _Answers(Enum):
+    """How many of the streams that were asked for had an answer."""
+
+    ALL = "all"
+    SOME = "some"
+    NONE = "none"
 
 
 class CloseFollower:
@@ -73,7 +84,7 @@ class CloseFollower:
         self._known = frozenset(candles.listings)
         self._news = asyncio.Event()
         self._feed: CandleFeed | None = None
-        self._fill: asyncio.Task[bool] | None = None
+        self._fill: asyncio.Task[_Answers] | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._n_silent_closes = 0
         self.closes = closes
@@ -113,7 +124,7 @@ class CloseFollower:
 
     async def _listen(self) -> None:
         """Keep a websocket open."""
-        wait = FIRST_WAIT_SECONDS
+        wait, asked_for = FIRST_WAIT_SECONDS, 0.0
         while True:
             feed = self._candles.open_feed(self._take)
             try:
@@ -122,6 +133,7 @@ class CloseFollower:
                 await feed.lost()
             except VenueError as error:
                 self._note(error)
+                asked_for = seconds_asked_for(error)
             finally:
                 has_streamed = self.is_streaming
                 self._show_streaming(is_streaming=False)
@@ -129,15 +141,18 @@ class CloseFollower:
                 await feed.close()
             metrics.RECONNECTS.inc()
             wait = FIRST_WAIT_SECONDS if has_streamed else min(2 * wait, LONGEST_WAIT_SECONDS)
-            await asyncio.sleep(wait)
+            await asyncio.sleep(max(wait, asked_for))
 
     def _take(self, candle: LiveCandle) -> None:
         self._show_streaming(is_streaming=True)
-        self._time.hear(candle.venue_ms)
+        known_ms = self._time.now_ms or 0
+        # A leap is believed when the venue, asked because of the silence, says the same.
+        if candle.venue_ms - known_ms <= LONGEST_LEAP_MS:
+            self._time.hear(candle.venue_ms)
         if candle.is_closed:
-            self._time.hear(candle.row[1] or 0)
             self.closes.put(candle.timeframe, candle.row)
-        self._news.set()
+        if candle.is_closed or known_ms < self.closes.next_ms <= (self._time.now_ms or 0):
+            self._news.set()
 
     def _show_streaming(self, *, is_streaming: bool) -> None:
         self.is_streaming = is_streaming
@@ -155,13 +170,14 @@ class CloseFollower:
                 wait = SILENCE_SECONDS
             except VenueError as error:
                 self._note(error)
-                wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+                wait = max(min(2 * wait, LONGEST_WAIT_SECONDS), seconds_asked_for(error))
             self._news.set()
 
     # --- closes ---------------------------------------------------------------------------
 
     async def _publish_closes(self) -> None:
         while True:
+            await asyncio.sleep(0)  # a long row of closes without a candle holds nothing up
             self._news.clear()
             late = self.closes.earliest_late()
             if late is not None:
@@ -178,7 +194,7 @@ class CloseFollower:
     async def _gather(self, close: int) -> None:
         """Wait until a close may be published."""
         grace = self._settings.follow.grace_seconds
-        fill: asyncio.Task[bool] | None = None
+        fill: asyncio.Task[_Answers] | None = None
         wait = FIRST_WAIT_SECONDS
         while self.closes.awaited(close):
             elapsed = self._time.seconds_since(close)
@@ -193,12 +209,18 @@ class CloseFollower:
                 await self._wait_for_news()
             elif elapsed < grace:
                 await self._wait_for_news(grace - elapsed)
-            elif self.closes.at(close) or fill.result():
+            elif self._is_behind() and fill.result() is _Answers.SOME:
+                fill = None  # nobody waits for this close now, so it may as well be complete
+            elif self.closes.at(close) or fill.result() is not _Answers.NONE:
                 return
             else:  # not a candle and not an answer: the venue is down
                 fill = None
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+    def _is_behind(self) -> bool:
+        """Whether the close after the next one has passed at the venue, too."""
+        return self.closes.is_behind(self._time.now_ms or 0)
 
     async def _wait_for_news(self, most_seconds: float | None = None) -> None:
         """Wait until something has come, or a fill has ended."""
@@ -207,7 +229,7 @@ class CloseFollower:
                 await self._news.wait()
         self._news.clear()
 
-    def _start_fill(self, close: int) -> asyncio.Task[bool] | None:
+    def _start_fill(self, close: int) -> asyncio.Task[_Answers] | None:
         """Ask the venue for what is missing, unless it is being asked already."""
         if self._tasks is None or (self._fill is not None and not self._fill.done()):
             return None
@@ -215,10 +237,10 @@ class CloseFollower:
         self._fill.add_done_callback(lambda _: self._news.set())
         return self._fill
 
-    async def _ask_for_missing(self, close: int) -> bool:
-        """Fetch the candles up to the present of streams that may lack some; True if any answered.
+    async def _ask_for_missing(self, close: int) -> _Answers:
+        """Fetch the candles up to the present of streams that may lack some.
 
-        Its time is asked first: what has closed by then has its final values.
+        The venue's time is asked first: what has closed by then has its final values.
         """
         missing = self.closes.uncovered(close)
         answered: list[CandleStream] = []
@@ -251,7 +273,9 @@ class CloseFollower:
                     "next close"
                 )
             )
-        return bool(answered)
+        if len(answered) == len(missing):
+            return _Answers.ALL
+        return _Answers.SOME if answered else _Answers.NONE
 
     def _doubt_websocket(self, close: int) -> None:
         """Connect anew when the websocket, though open, has brought nothing of several closes."""
@@ -293,6 +317,11 @@ class CloseFollower:
             if len(accepted):
                 unit.publish(f"bars.{timeframe}", bars_closed(accepted))
                 unit.after_commit(partial(metrics.CLOSES.labels(timeframe).inc, 1))
+
+
+def seconds_asked_for(error: MntError) -> float:
+    """Return how long the venue asked to be left alone."""
+    return error.retry_after or 0.0 if isinstance(error, RetryableError) else 0.0
 
 
 def source_of(venue: str, kind: str) -> str:

@@ -93,6 +93,10 @@ class Closes:
         """The close after the last one that has passed."""
         return (self.through_ms // self._step_ms + 1) * self._step_ms
 
+    def is_behind(self, now_ms: int) -> bool:
+        """Whether the close after the next one has come, too."""
+        return now_ms >= self.next_ms + self._step_ms
+
     def join(self, stream: CandleStream, covered_ms: int) -> None:
         """Follow a stream whose candles up to an instant are recorded; a known one stays."""
         bar_ms = self._bar_ms[stream[0]]

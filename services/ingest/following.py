@@ -10,7 +10,6 @@ fetched silently, page by page, and what comes after it is published close by cl
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
@@ -25,6 +24,7 @@ from services.ingest.close_follower import (
     FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
     CloseFollower,
+    seconds_asked_for,
     source_of,
 )
 from services.ingest.closes import Closes
@@ -36,7 +36,6 @@ from shared.database.engine import transaction
 from shared.errors import (
     FatalError,
     MntError,
-    RetryableError,
     VenueError,
     VenueUnknownError,
 )
@@ -134,8 +133,7 @@ class VenueSource:
         """Stop following."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
 
     # --- what people ask ------------------------------------------------------------------
 
@@ -211,7 +209,7 @@ class VenueSource:
         """Hold one session after the other, whatever goes wrong."""
         wait = FIRST_WAIT_SECONDS
         while True:
-            asked_for = None
+            asked_for = 0.0
             try:
                 await self._hold_session()
             except* MntError as group:
@@ -219,11 +217,11 @@ class VenueSource:
                 if isinstance(error, FatalError):
                     raise
                 self._note(error)
-                asked_for = error.retry_after if isinstance(error, RetryableError) else None
+                asked_for = seconds_asked_for(error)
             had_success = self._follower is not None
             self._follower = None
             wait = FIRST_WAIT_SECONDS if had_success else min(2 * wait, LONGEST_WAIT_SECONDS)
-            await asyncio.sleep(max(wait, asked_for or 0.0))
+            await asyncio.sleep(max(wait, asked_for))
 
     async def _hold_session(self) -> None:
         """Follow the venue until the record fails or the venue does not answer at the start."""
@@ -239,6 +237,14 @@ class VenueSource:
                 through_ms = await store.last_close_from(connection, source_of(venue, "close"))
             if through_ms is None:
                 through_ms = await self._fetch_first_history(candles)
+            elif (self._time.now_ms or 0) < through_ms:
+                self._note(
+                    VenueUnknownError(
+                        f"the time of {self._settings.venue_url} is before the last close "
+                        f"published, {instant_of_ms(through_ms)}: is it another market than the "
+                        "one recorded? Nothing is published until it is past that"
+                    )
+                )
             closes = Closes((SCREEN_TIMEFRAME, self._settings.trade_timeframe), through_ms)
             follower = CloseFollower(
                 self._settings, self._turns, candles, closes, self._time, self._note
@@ -260,6 +266,9 @@ class VenueSource:
     async def _record_instruments(self, candles: VenueCandles) -> None:
         if candles.unusable:
             logger.warning("instruments left out", instruments=candles.unusable)
+        absent = [s for s in self._settings.follow.symbols if candles.find(s) is None]
+        if absent:
+            logger.warning("symbols that do not trade at the venue", symbols=absent)
         found = {symbol: listing.instrument for symbol, listing in candles.listings.items()}
         venue = self._settings.venue_name
 
@@ -279,11 +288,12 @@ class VenueSource:
             If the venue lists none of them.
         """
         chosen = self._settings.follow.symbols
-        listed = candles.listings.keys()
-        found = frozenset(set(chosen) & listed if chosen else listed)
+        found = frozenset(candles.listings)
+        if chosen:
+            found = frozenset(filter(None, map(candles.find, chosen)))
         if not found:
             raise VenueUnknownError(
-                f"{self._settings.venue_url} lists {len(listed)} perpetuals and none of "
+                f"{self._settings.venue_url} lists {len(candles.listings)} perpetuals and none of "
                 f"{list(chosen) or 'any'}: set MNT_FOLLOW__SYMBOLS to symbols it trades"
             )
         return found
@@ -331,7 +341,7 @@ class VenueSource:
                         await self._enter(follower, candles, timeframe, symbols)
             except VenueError as error:
                 self._note(error)
-                await asyncio.sleep(wait)
+                await asyncio.sleep(max(wait, seconds_asked_for(error)))
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
                 continue
             wait = FIRST_WAIT_SECONDS

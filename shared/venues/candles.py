@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
+from shared.book.instrument import venue_id
 from shared.clock import monotonic_seconds, timeframe_ms
 from shared.errors import DataError, VenueRejectedError, VenueUnknownError
 from shared.quant.bars import BarRow
@@ -99,8 +100,9 @@ class VenueCandles:
                 await ask("load the markets", exchange.load_markets)
                 info = await ask("list what trades", exchange.fapiPublicGetExchangeInfo)
                 # A venue that states no limits, such as the paper venue, need not be spared.
-                exchange.enableRateLimit = bool(field_of(info, "rateLimits"))
-                return cls(exchange, base_url, field_of(info, "symbols"))
+                listed = field_of(info, "symbols")
+                exchange.enableRateLimit = bool(info.get("rateLimits", True))
+                return cls(exchange, base_url, listed)
         except BaseException:
             await exchange.close()
             raise
@@ -108,6 +110,22 @@ class VenueCandles:
     async def close(self) -> None:
         """Close the connections."""
         await self._exchange.close()
+
+    def find(self, symbol: str) -> str | None:
+        """Return our name of a symbol that somebody wrote, with or without the settling coin.
+
+        Parameters
+        ----------
+        symbol
+            Such as `BTC/USDT` or `BTC/USDT:USDT`.
+
+        Raises
+        ------
+        DataError
+            If it is of neither form.
+        """
+        name = venue_id(symbol)
+        return next((ours for ours, of in self.listings.items() if of.venue_symbol == name), None)
 
     async def venue_time_ms(self) -> int:
         """Return the venue's time in milliseconds since 1970.

@@ -20,7 +20,7 @@ from shared.database.engine import create_engine, transaction
 from shared.events.screener import PairsScreened, RosterPair
 from tests import stub_venue
 from tests.serving import Served, serving, settings_in_environment
-from tests.stub_venue import BAR_MS, HOUR_MS, Answer, StubVenue, values_at
+from tests.stub_venue import BAR_MS, HOUR_MS, Answer, StubVenue, kline, values_at
 from tests.support import eventually_async
 
 START_MS = 1_704_067_200_000  # 2024-01-01T00:00Z
@@ -262,6 +262,15 @@ async def test_a_start_of_history_in_the_venues_future_is_explained(
         await eventually_async(is_explained)
 
 
+async def test_only_the_symbols_named_are_followed(
+    fleet: Fleet, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNT_FOLLOW__SYMBOLS", '["CCC/USDT:USDT", "AAA/USDT", "ZZZ/USDT"]')
+    async with start():
+        await until_subscribed(fleet, 2)
+        assert await fleet.n_bars() == {"AAA": 30, "CCC": 30}
+
+
 # --- closes -------------------------------------------------------------------------------
 
 
@@ -457,6 +466,22 @@ async def test_a_halt_of_the_venue_is_no_close(fleet: Fleet, start: Start) -> No
         await fleet.venue.step(NOW_MS + 2 * HOUR_MS)
         await eventually_async(lambda: fleet.has_events(2))
     assert [event[1] for event in await fleet.events()] == [NOW_MS, NOW_MS + 2 * HOUR_MS]
+
+
+async def test_a_candle_from_the_far_future_moves_no_clock(fleet: Fleet, start: Start) -> None:
+    far_ms = NOW_MS + 10_000 * HOUR_MS
+    message = kline("AAAUSDT", "1h", far_ms - HOUR_MS, (1.0, 1.0, 1.0, 1.0, 1.0), True, far_ms)
+    async with start() as service:
+        await until_subscribed(fleet, 3)
+        for socket in list(fleet.venue.subscriptions):
+            await fleet.venue.send_raw(socket, orjson.dumps(message).decode())
+        await fleet.venue.step(NOW_MS + 2 * HOUR_MS)
+        await eventually_async(lambda: fleet.has_events(3))
+        venue_time = datetime.fromisoformat((await follower(service))["venue_time"])
+        assert ms_of_instant(venue_time) == NOW_MS + 2 * HOUR_MS
+    assert [event[1] for event in await fleet.events()] == [
+        NOW_MS + hours * HOUR_MS for hours in range(3)
+    ]
 
 
 async def test_closes_wait_while_the_service_is_paused(fleet: Fleet, start: Start) -> None:
