@@ -96,8 +96,8 @@ class StubVenue:
         Whether its websocket sends nothing although it is open.
     is_windowed
         Whether it looks only as far from the start as `limit` candles reach.
-    dies_after_calls
-        It hangs up on every question for candles beyond so many.
+    dies_at
+        It hangs up when asked for the candles of this symbol from this instant on.
     calls
         Every question for candles: symbol, interval, start, limit.
     """
@@ -112,7 +112,7 @@ class StubVenue:
     is_silent: bool = False
     is_windowed: bool = False
     accepts_websockets: bool = True
-    dies_after_calls: int | None = None
+    dies_at: tuple[str, int] | None = None
     calls: list[tuple[str, str, int, int]] = field(default_factory=list)
     subscriptions: dict[web.WebSocketResponse, set[str]] = field(default_factory=dict)
     url: str = ""
@@ -206,7 +206,7 @@ class StubVenue:
         symbol, interval = request.query["symbol"], request.query["interval"]
         limit, bar_ms = int(request.query["limit"]), INTERVALS[interval]
         start_ms = int(request.query["startTime"])
-        if self.dies_after_calls is not None and len(self.calls) >= self.dies_after_calls:
+        if self.dies_at == (symbol, start_ms):
             assert request.transport is not None
             request.transport.close()
         self.calls.append((symbol, interval, start_ms, limit))

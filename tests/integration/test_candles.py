@@ -17,8 +17,8 @@ START_MS = 1_704_067_200_000  # 2024-01-01T00:00Z
 
 
 @asynccontextmanager
-async def connected(venue: StubVenue) -> AsyncIterator[VenueCandles]:
-    candles = await VenueCandles.connect(venue.url, timeout_seconds=0.3)
+async def connected(venue: StubVenue, timeout_seconds: float = 10) -> AsyncIterator[VenueCandles]:
+    candles = await VenueCandles.connect(venue.url, timeout_seconds=timeout_seconds)
     try:
         yield candles
     finally:
@@ -74,14 +74,15 @@ async def test_a_venue_that_answers_for_a_window_only_is_asked_on() -> None:
 
 @pytest.mark.parametrize("answer", ["hang up", "html", "limit", "stall", "break off", "nonsense"])
 async def test_an_answer_that_is_none_is_unknown_and_names_the_venue(answer: Answer) -> None:
-    async with serving(stub(hours=5)) as venue, connected(venue) as candles:
+    patience = 0.3 if answer == "stall" else 10
+    async with serving(stub(hours=5)) as venue, connected(venue, patience) as candles:
         venue.answer = answer
         with pytest.raises(VenueUnknownError, match=venue.url):
             await candles.page("AAA/USDT", "1h", START_MS, venue.now_ms)
         with pytest.raises(VenueUnknownError, match=venue.url):
             await candles.venue_time_ms()
         with pytest.raises(VenueUnknownError, match=venue.url):
-            await VenueCandles.connect(venue.url, timeout_seconds=0.3)
+            await VenueCandles.connect(venue.url, timeout_seconds=patience)
         venue.answer = "well"
         assert await candles.venue_time_ms() == venue.now_ms
 

@@ -130,12 +130,17 @@ def start(
     ]
     settings_in_environment(monkeypatch, tmp_path, database_url, fleet.redis_url, settings)
     following, close_follower = "services.ingest.following", "services.ingest.close_follower"
-    monkeypatch.setattr(f"{following}.ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(f"{close_follower}.SILENCE_SECONDS", 0.05)
     for module in (following, close_follower):
         monkeypatch.setattr(f"{module}.FIRST_WAIT_SECONDS", 0.05)
         monkeypatch.setattr(f"{module}.LONGEST_WAIT_SECONDS", 0.2)
     return lambda: serving("ingest")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the service give up soon on an answer that does not come."""
+    monkeypatch.setattr("services.ingest.following.ANSWER_SECONDS", 0.5)
 
 
 async def follower(service: Served) -> dict[str, Any]:
@@ -191,7 +196,7 @@ async def test_a_restart_in_the_middle_of_the_history_goes_on_after_the_last_pag
     fleet: Fleet, start: Start
 ) -> None:
     fleet.venue.now_ms = START_MS + 2_500 * HOUR_MS
-    fleet.venue.dies_after_calls = 4
+    fleet.venue.dies_at = ("BBBUSDT", START_MS + 1_000 * HOUR_MS)
     async with start() as service:
 
         async def has_failed() -> bool:
@@ -200,7 +205,7 @@ async def test_a_restart_in_the_middle_of_the_history_goes_on_after_the_last_pag
         await eventually_async(has_failed)
     assert await fleet.n_bars() == {"AAA": 2_500, "BBB": 1_000}
     assert await fleet.events() == []
-    fleet.venue.dies_after_calls = None
+    fleet.venue.dies_at = None
     fleet.venue.calls.clear()
     async with start():
         await until_subscribed(fleet, 3)
@@ -233,7 +238,7 @@ async def test_bad_bars_of_the_history_are_quarantined_with_a_reason(
 
 @pytest.mark.parametrize("answer", ["hang up", "html", "stall", "nonsense", "break off"])
 async def test_a_venue_that_is_ill_at_the_start_is_waited_for(
-    fleet: Fleet, start: Start, answer: Answer
+    fleet: Fleet, start: Start, impatient: None, answer: Answer
 ) -> None:
     fleet.venue.answer = answer
     async with start() as service:
@@ -427,7 +432,7 @@ async def test_a_bad_bar_is_quarantined_and_the_others_of_its_close_go_on(
 
 @pytest.mark.parametrize("answer", ["hang up", "html", "stall", "limit"])
 async def test_closes_go_on_by_websocket_while_questions_are_not_answered(
-    fleet: Fleet, start: Start, answer: Answer
+    fleet: Fleet, start: Start, impatient: None, answer: Answer
 ) -> None:
     async with start() as service:
         await until_subscribed(fleet, 3)
