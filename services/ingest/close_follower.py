@@ -28,7 +28,7 @@ FILL_SECONDS = 30.0
 SILENT_CLOSES = 2
 """Closes in a row of which the websocket brought nothing before it is given up."""
 LONGEST_LEAP_MS = 3_600_000
-"""A message from further in the future than this does not tell the venue's time."""
+"""A candle from further in the future than this is not believed."""
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 15.0
 _CALLS_AT_ONCE = 8
@@ -146,12 +146,14 @@ class CloseFollower:
     def _take(self, candle: LiveCandle) -> None:
         self._show_streaming(is_streaming=True)
         known_ms = self._time.now_ms or 0
-        # A leap is believed when the venue, asked because of the silence, says the same.
-        if candle.venue_ms - known_ms <= LONGEST_LEAP_MS:
-            self._time.hear(candle.venue_ms)
+        if candle.venue_ms - known_ms > LONGEST_LEAP_MS:
+            # If the clock did leap, the venue says so when it is asked because of the silence,
+            # and what has closed is fetched.
+            return
+        self._time.hear(candle.venue_ms)
         if candle.is_closed:
             self.closes.put(candle.timeframe, candle.row)
-        if candle.is_closed or known_ms < self.closes.next_ms <= (self._time.now_ms or 0):
+        if candle.is_closed or known_ms < self.closes.next_ms <= candle.venue_ms:
             self._news.set()
 
     def _show_streaming(self, *, is_streaming: bool) -> None:

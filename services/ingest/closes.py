@@ -46,7 +46,7 @@ class _Stream:
         is_known = at in self.ahead or (at <= self.covered_ms and at not in self.gaps)
         if is_known or len(self.rows) >= KEPT_ROWS:
             return
-        self.rows.setdefault(at, row)
+        self.rows[at] = row
         self.gaps.discard(at)
         while (nearest := self.covered_ms + bar_ms) in self.rows or nearest in self.ahead:
             self.covered_ms = nearest

@@ -27,6 +27,8 @@ CandleStream = tuple[str, str]
 
 PAGE_CANDLES = 1_000
 """Most candles a venue gives in one answer."""
+LATEST_MS = 4_102_444_800_000
+"""The year 2100: no instant of a candle is beyond it."""
 SUBSCRIBED_AFTER_SECONDS = 10.0
 """By then a stream of a websocket should have begun."""
 _STREAMS_PER_REQUEST = 100
@@ -378,8 +380,11 @@ class CandleFeed:
         timeframe = str(values["i"])
         symbol = self._symbol_of[values["s"]]
         numbers = (values[name] for name in "ohlcv")
-        row = _row(symbol, timeframe_ms(timeframe), values["t"], *numbers)
-        return LiveCandle(timeframe, row, values["x"] is True, int(message["E"]))
+        bar_ms, venue_ms = timeframe_ms(timeframe), int(message["E"])
+        row = _row(symbol, bar_ms, values["t"], *numbers)
+        if not 0 < (row[1] or 0) <= venue_ms + bar_ms < LATEST_MS:
+            raise ValueError(f"it closes at {row[1]} ms and was sent at {venue_ms} ms")
+        return LiveCandle(timeframe, row, values["x"] is True, venue_ms)
 
     def _end(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

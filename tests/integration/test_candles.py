@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import orjson
 import pytest
 
 from shared.errors import VenueError, VenueRejectedError, VenueUnknownError
 from shared.venues.candles import LiveCandle, VenueCandles
-from tests.stub_venue import BAR_MS, HOUR_MS, Answer, StubVenue, serving, values_at
+from tests.stub_venue import BAR_MS, HOUR_MS, Answer, StubVenue, kline, serving, values_at
 from tests.support import eventually_async
 
 START_MS = 1_704_067_200_000  # 2024-01-01T00:00Z
@@ -170,13 +172,38 @@ async def test_a_cut_ends_the_feed_with_the_address() -> None:
             await lost
 
 
-async def test_an_unreadable_candle_ends_the_feed() -> None:
+GOOD = kline("AAAUSDT", "5m", START_MS, (1.0, 1.0, 1.0, 1.0, 1.0), True, START_MS + BAR_MS)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"e": "kline"},
+        {**GOOD, "k": {"s": "AAAUSDT", "i": "5m"}},
+        {**GOOD, "k": None},
+        {**GOOD, "k": {**GOOD["k"], "i": "7m"}},
+        {**GOOD, "k": {**GOOD["k"], "s": "ZZZUSDT"}},
+        {**GOOD, "k": {**GOOD["k"], "t": "soon"}},
+        {**GOOD, "k": {**GOOD["k"], "t": START_MS + HOUR_MS}},
+        {**GOOD, "E": 10**17, "k": {**GOOD["k"], "t": 10**17}},
+    ],
+)
+async def test_an_unreadable_candle_ends_the_feed(message: object) -> None:
     async with serving(two_symbols()) as venue, fed(venue) as (taken, lost):
         for socket in list(venue.subscriptions):
-            await venue.send_raw(socket, '{"e": "kline", "E": 1, "k": {"s": "AAAUSDT", "i": "5m"}}')
+            await venue.send_raw(socket, orjson.dumps(message).decode())
         with pytest.raises(VenueUnknownError, match="unreadable"):
             await lost
         assert taken == []
+
+
+async def test_a_value_that_is_no_number_is_left_to_the_checks() -> None:
+    message = {**GOOD, "k": {**GOOD["k"], "h": "much"}}
+    async with serving(two_symbols()) as venue, fed(venue) as (taken, _):
+        for socket in list(venue.subscriptions):
+            await venue.send_raw(socket, orjson.dumps(message).decode())
+        await eventually_async(lambda: _is(taken))
+        assert math.isnan(taken[0].row[3])
 
 
 async def test_a_websocket_that_is_refused_ends_the_feed() -> None:
