@@ -27,6 +27,8 @@ FILL_SECONDS = 30.0
 """How long a close waits for slow answers about what the websocket did not bring."""
 SILENT_CLOSES = 2
 """Closes in a row of which the websocket brought nothing before it is given up."""
+IN_TIME, LATE, HISTORY = "close", "late", "history"
+"""Kinds of bars, as their source names them."""
 LONGEST_LEAP_MS = 3_600_000
 """A candle from further in the future than this is not believed."""
 FIRST_WAIT_SECONDS = 0.5
@@ -297,7 +299,7 @@ class CloseFollower:
         """Record and publish what is here of a close, and go on to the next."""
         rows = self.closes.at(close)
         if rows:
-            kind = "late" if is_late else "close"
+            kind = LATE if is_late else IN_TIME
             source = f"{source_of(self._settings.venue_name, kind)}{instant_of_ms(close)}"
             await self._turns.take(source, lambda unit: self._record(unit, rows, kind))
         self.closes.published(close, rows)
@@ -318,7 +320,14 @@ class CloseFollower:
             )
             if len(accepted):
                 unit.publish(f"bars.{timeframe}", bars_closed(accepted))
-                unit.after_commit(partial(metrics.CLOSES.labels(timeframe).inc, 1))
+                unit.after_commit(partial(_count, timeframe, len(accepted), kind))
+
+
+def _count(timeframe: str, n_bars: int, kind: str) -> None:
+    if kind == LATE:
+        metrics.LATE_BARS.labels(timeframe).inc(n_bars)
+    else:
+        metrics.CLOSES.labels(timeframe).inc()
 
 
 def seconds_asked_for(error: MntError) -> float:
@@ -327,5 +336,5 @@ def seconds_asked_for(error: MntError) -> float:
 
 
 def source_of(venue: str, kind: str) -> str:
-    """Return how the source of bars from a venue begins: `history`, `close` or `late`."""
+    """Return how the source of bars from a venue begins, by their kind."""
     return f"venue:{venue}/{kind}/"

@@ -57,7 +57,7 @@ class _Stream:
         found = range(self.covered_ms + bar_ms, up_to_ms + 1, bar_ms)
         gaps = {close for close in found if close not in self.rows and close not in self.ahead}
         self.gaps = set(sorted(self.gaps | gaps)[-KEPT_ROWS:])
-        self.covered_ms = max(self.covered_ms, up_to_ms)
+        self.covered_ms = max(self.covered_ms, up_to_ms - up_to_ms % bar_ms)
         self._forget_covered()
 
     def _forget_covered(self) -> None:
@@ -192,7 +192,9 @@ class Closes:
 
     def _put(self, stream: _Stream, row: BarRow, bar_ms: int) -> None:
         stream.put(row, bar_ms)
-        if (at := row[1] or 0) <= self.through_ms and at in stream.rows:
+        at = row[1] or 0
+        # One off the grid belongs to no close: it goes the way of late ones, into quarantine.
+        if at in stream.rows and (at <= self.through_ms or at % bar_ms):
             self._late.add(at)
 
     def _closing_at(self, closes_at_ms: int) -> list[tuple[CandleStream, _Stream]]:

@@ -22,6 +22,8 @@ from services.ingest import metrics, store
 from services.ingest.backfill import Backfill, HistoryFetcher
 from services.ingest.close_follower import (
     FIRST_WAIT_SECONDS,
+    HISTORY,
+    IN_TIME,
     LONGEST_WAIT_SECONDS,
     CloseFollower,
     seconds_asked_for,
@@ -234,7 +236,7 @@ class VenueSource:
             await self._record_instruments(candles)
             venue = self._settings.venue_name
             async with transaction(self._runtime.engine) as connection:
-                through_ms = await store.last_close_from(connection, source_of(venue, "close"))
+                through_ms = await store.last_close_from(connection, source_of(venue, IN_TIME))
             if through_ms is None:
                 through_ms = await self._fetch_first_history(candles)
             elif (self._time.now_ms or 0) < through_ms:
@@ -397,7 +399,7 @@ class VenueSource:
                 unit.publish(topic, bars_closed(bars.at(int(close))))
             unit.after_commit(lambda: follower.join(_covered(timeframe, last)))
 
-        await self._turns.take(f"{source_of(venue, 'history')}announced", announce)
+        await self._turns.take(f"{source_of(venue, HISTORY)}announced", announce)
 
     async def _serve_request(
         self, follower: CloseFollower, candles: VenueCandles, backfill: Backfill
@@ -452,7 +454,7 @@ class VenueSource:
         async def publish(unit: UnitOfWork) -> None:
             unit.publish(f"bars.{SCREEN_TIMEFRAME}", bars_closed(bars))
 
-        await self._turns.take(f"{source_of(venue, 'close')}{instant_of_ms(close)}", publish)
+        await self._turns.take(f"{source_of(venue, IN_TIME)}{instant_of_ms(close)}", publish)
         return close
 
     def _new_backfill(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-BARS = Counter(
-    "mnt_ingest_bars_total", "Bars recorded", ["timeframe", "source"]
-)  # source: history, close, late, stream
+# The source is one of history, close, late, or stream for bars that others published.
+BARS = Counter("mnt_ingest_bars_total", "Bars recorded", ["timeframe", "source"])
 QUARANTINED = Counter("mnt_ingest_quarantined_bars_total", "Bars refused", ["timeframe", "reason"])
 CLOSES = Counter("mnt_ingest_closes_published_total", "Closes published", ["timeframe"])
 LATE_BARS = Counter(

@@ -153,6 +153,17 @@ def test_a_stream_joins_at_the_last_close_of_its_timeframe() -> None:
     assert closes.uncovered(START_MS + 2 * HOUR_MS) == {}
 
 
+def test_a_candle_off_the_grid_is_handed_on_at_once_and_holds_nothing_up() -> None:
+    closes = following(ONE)
+    closes.put("5m", row("AAA", bar(2) + 7))
+    assert publish_late(closes) == [(bar(2) + 7, "AAA")]
+    closes.put_page(ONE, [row("AAA", bar(1)), row("AAA", bar(1) + 9)])
+    assert publish_late(closes) == [(bar(1) + 9, "AAA")]
+    closes.put("5m", row("AAA", bar(2)))
+    assert closes.uncovered(bar(2)) == {}
+    assert publish(closes, bar(1)) == publish(closes, bar(2)) == [("5m", "AAA")]
+
+
 def test_what_does_not_fit_is_asked_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closes_module, "KEPT_ROWS", 3)
     closes = following(ONE)
