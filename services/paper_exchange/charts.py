@@ -12,7 +12,7 @@ from typing import Any
 
 from services.paper_exchange.candles import Candle
 from services.paper_exchange.market import Listing
-from shared.book.execution import PARTS_PER_MILLION
+from shared.book.arithmetic import PARTS_PER_MILLION
 from shared.book.ledger import FUNDING_INTERVAL_MS
 from shared.clock import TIMEFRAME_MS
 

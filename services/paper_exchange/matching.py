@@ -17,10 +17,11 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from services.paper_exchange.market import Listing, TradableBar
+from shared.book.arithmetic import PARTS_PER_MILLION
 from shared.book.execution import (
-    PARTS_PER_MILLION,
     Execution,
     FillTerms,
+    carry_e8,
     charge_e8,
     execute_market_order,
 )
@@ -269,7 +270,7 @@ def match_closes(
     """
     matching = Matching(product, dict(positions), quote_e8)
     working = list(open_orders)
-    is_funded = product is Product.USDM and terms.funding_ppm > 0
+    is_funded = product is Product.USDM and terms.funding_ppm + terms.borrow_ppm > 0
     for closes_at_ms in closes:
         if not working and not (is_funded and any(p.lots for p in matching.positions.values())):
             break
@@ -301,7 +302,7 @@ def _charge_funding(
         ticks = listings[symbol].last_price_ticks(closes_at_ms) if position.lots else None
         if ticks is not None:
             notional_e8 = listings[symbol].instrument.notional_e8(ticks, position.lots)
-            paid_e8 = instants * charge_e8(notional_e8, terms.funding_ppm)
+            paid_e8 = instants * carry_e8(position.lots, abs(notional_e8), terms)
             matching.funding.append(FundingPayment(symbol, paid_e8, last * FUNDING_INTERVAL_MS))
 
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from services.paper_exchange.market import Listing, Market
 from services.paper_exchange.matching import NetPosition, TimeInForce, affordable_lots
 from services.paper_exchange.refusals import RefusalError, illegal, missing
-from shared.book.execution import PARTS_PER_MILLION, FillTerms, charge_e8
+from shared.book.arithmetic import PARTS_PER_MILLION
+from shared.book.execution import FillTerms, charge_e8
 from shared.book.instrument import NOTIONAL_DECIMALS, Instrument
 from shared.book.orders import Side
 

@@ -20,7 +20,7 @@ from services.paper_exchange.matching import (
 )
 from services.paper_exchange.order_entry import MAX_ORDER_LOTS, MAX_PRICE_TICKS
 from services.paper_exchange.store import HeldPosition, Income
-from shared.book.execution import PARTS_PER_MILLION
+from shared.book.arithmetic import PARTS_PER_MILLION
 from shared.book.instrument import NOTIONAL_DECIMALS, Instrument
 from shared.book.orders import Side
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
 
+from shared.book.arithmetic import charge, fill_ticks, lots_available
 from shared.book.instrument import Instrument
 from shared.book.orders import Side
-
-PARTS_PER_MILLION = 1_000_000
+from shared.quant.compiled import interpreted
 
 
 class FillTerms(BaseModel, frozen=True, extra="forbid"):
@@ -27,15 +27,22 @@ class FillTerms(BaseModel, frozen=True, extra="forbid"):
         Distance of the fill from the open of the bar, against us, in millionths.
     max_participation_ppm
         Largest share of a bar's volume that one order takes, in millionths.
+    impact_ppm
+        Square-root impact: how far an order of a bar's whole volume would move the price
+        against itself, in millionths. A share s of the volume moves it by sqrt(s) of that.
     funding_ppm
         Funding charged on the notional of every held leg at 00:00, 08:00 and 16:00 UTC, in
         millionths and against us, where no funding series is recorded (100 = 1 bp).
+    borrow_ppm
+        Charged in the same way on the legs held short, for what is borrowed to sell.
     """
 
     fee_ppm: int = Field(500, ge=0, le=100_000)
     slippage_ppm: int = Field(100, ge=0, le=100_000)
+    impact_ppm: int = Field(0, ge=0, le=1_000_000)
     max_participation_ppm: int = Field(100_000, gt=0, le=1_000_000)
     funding_ppm: int = Field(100, ge=0, le=100_000)
+    borrow_ppm: int = Field(0, ge=0, le=100_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +93,32 @@ def execute_market_order(
 
     Notes
     -----
-    The price is the open moved by `slippage_ppm` against the order and rounded to the
+    The price is the open moved by slippage and impact against the order and rounded to the
     nearest tick, halves against the order: rounding a whole tick away would cost a coarse
     instrument many times its slippage. The fee is rounded up to the next 1e-8.
     """
-    available = instrument.lots_of(volume) * terms.max_participation_ppm // PARTS_PER_MILLION
-    lots = min(remaining_lots, available)
+    volume_lots = instrument.lots_of(volume)
+    lots = interpreted(lots_available)(volume_lots, remaining_lots, terms.max_participation_ppm)
     if lots <= 0:
         return None
-    open_ticks = instrument.price_ticks(open_price, "nearest")
-    slippage_ticks = (2 * open_ticks * terms.slippage_ppm + PARTS_PER_MILLION) // (
-        2 * PARTS_PER_MILLION
+    price_ticks = interpreted(fill_ticks)(
+        side.sign,
+        instrument.price_ticks(open_price, "nearest"),
+        lots,
+        volume_lots,
+        terms.slippage_ppm,
+        terms.impact_ppm,
     )
-    price_ticks = max(1, open_ticks + side.sign * slippage_ticks)
     notional_e8 = instrument.notional_e8(price_ticks, lots)
     return Execution(lots, price_ticks, charge_e8(notional_e8, terms.fee_ppm))
 
 
+def carry_e8(lots: int, notional_e8: int, terms: FillTerms) -> int:
+    """Return what one funding instant costs a holding of so many signed lots."""
+    cost_e8 = charge_e8(notional_e8, terms.funding_ppm)
+    return cost_e8 + charge_e8(notional_e8, terms.borrow_ppm) if lots < 0 else cost_e8
+
+
 def charge_e8(notional_e8: int, rate_ppm: int) -> int:
     """Return a rate of a notional in 1e-8 of the quote, rounded up: costs never round away."""
-    return -(-abs(notional_e8) * rate_ppm // PARTS_PER_MILLION)
+    return interpreted(charge)(abs(notional_e8), rate_ppm)

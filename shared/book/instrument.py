@@ -15,8 +15,10 @@ from typing import Literal
 
 import numpy as np
 
+from shared.book.arithmetic import MOST_UNITS, units_below, units_nearest
 from shared.errors import DataError
 from shared.quant.bars import Bars
+from shared.quant.compiled import interpreted
 
 NOTIONAL_DECIMALS = 8
 """Notionals are counted in 10**-8 of the quote currency."""
@@ -29,6 +31,9 @@ MIN_NOTIONAL_QUOTE = 5
 
 SPOT_STAND_IN = "spot price standing in for the perpetual"
 PERPETUAL = "perpetual"
+
+SCALES = tuple(float(10**decimals) for decimals in range(NOTIONAL_DECIMALS + 1))
+"""Units in one of the currency, by decimals."""
 
 Rounding = Literal["up", "down", "nearest"]
 
@@ -111,6 +116,8 @@ class Instrument:
         DataError
             If the price is not finite or not positive.
         """
+        if rounding == "nearest" and _is_small(price, self.price_decimals):
+            return max(1, interpreted(units_nearest)(float(price), SCALES[self.price_decimals]))
         exact = _decimal_of(price)
         if not exact.is_finite() or exact <= 0:
             raise DataError(f"{self.symbol}: price {price} is not a positive number")
@@ -128,6 +135,8 @@ class Instrument:
         DataError
             If the quantity is not finite or is negative.
         """
+        if _is_small(quantity, self.lot_decimals):
+            return interpreted(units_below)(float(quantity), SCALES[self.lot_decimals])
         exact = _decimal_of(quantity)
         if not exact.is_finite() or exact < 0:
             raise DataError(
@@ -145,8 +154,12 @@ class Instrument:
 
         Lots may carry a sign; the notional then has the same.
         """
-        shift = NOTIONAL_DECIMALS - self.price_decimals - self.lot_decimals
-        return int(price_ticks * lots * 10**shift)
+        return int(price_ticks * lots * self.notional_step)
+
+    @property
+    def notional_step(self) -> int:
+        """Notional of one lot at one tick, in 1e-8 of the quote currency."""
+        return int(10 ** (NOTIONAL_DECIMALS - self.price_decimals - self.lot_decimals))
 
 
 def derive_instrument(symbol: str, reference_price: float) -> Instrument:
@@ -258,6 +271,11 @@ def _decimal_of(value: float | Decimal) -> Decimal:
     # repr of a plain float: the shortest decimal that reads back as the same float. The
     # call of float() is for numpy's scalars, whose repr names their type.
     return value if isinstance(value, Decimal) else Decimal(repr(float(value)))
+
+
+def _is_small(value: float | Decimal, decimals: int) -> bool:
+    """Tell whether a value is a positive float that compiled arithmetic takes exactly."""
+    return not isinstance(value, Decimal) and 0 < value * SCALES[decimals] < MOST_UNITS
 
 
 def _whole_units(value: Decimal, decimals: int, rounding: str) -> int:

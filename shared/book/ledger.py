@@ -294,7 +294,7 @@ def _book_report(draft: _Draft, report: OrderReport) -> None:
 
 
 def _charge_due_funding(draft: _Draft, terms: FillTerms) -> None:
-    if draft.previous_ms is None or terms.funding_ppm == 0:
+    if draft.previous_ms is None or terms.funding_ppm == terms.borrow_ppm == 0:
         return
     previous = draft.previous_ms // FUNDING_INTERVAL_MS
     settlements = draft.closes_at_ms // FUNDING_INTERVAL_MS - previous
@@ -307,7 +307,7 @@ def _charge_due_funding(draft: _Draft, terms: FillTerms) -> None:
                     position,
                     draft.marks_ticks,
                     draft.instruments,
-                    terms.funding_ppm,
+                    terms,
                     settlements,
                 )
             )

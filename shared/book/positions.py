@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from shared.book.execution import Execution, charge_e8
+from shared.book.execution import Execution, FillTerms, carry_e8
 from shared.book.instrument import Instrument
 from shared.book.orders import Order
 from shared.errors import PermanentError
@@ -41,7 +41,7 @@ class PairPosition:
     cash_e8
         All cash that moved, costs included, in 1e-8 of the quote.
     fees_e8, funding_e8
-        The part of the cash that was fees and funding, as positive costs.
+        The part of the cash that was fees, and funding with borrowing, as positive costs.
     """
 
     position_id: str
@@ -105,7 +105,7 @@ def charge_funding(
     position: PairPosition,
     marks_ticks: Mapping[str, int],
     instruments: Mapping[str, Instrument],
-    funding_ppm: int,
+    terms: FillTerms,
     settlements: int,
 ) -> PairPosition:
     """Return the position after `settlements` funding instants, each charged against us.
@@ -117,7 +117,7 @@ def charge_funding(
         symbol, lots = position.holding(leg)
         if lots:
             notional_e8 = instruments[symbol].notional_e8(marks_ticks[symbol], abs(lots))
-            cost_e8 += settlements * charge_e8(notional_e8, funding_ppm)
+            cost_e8 += settlements * carry_e8(lots, notional_e8, terms)
     return replace(
         position,
         cash_e8=position.cash_e8 - cost_e8,

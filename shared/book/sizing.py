@@ -7,7 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from shared.book.arithmetic import leg_targets
 from shared.book.instrument import Instrument
+from shared.quant.compiled import interpreted
 
 E8 = 100_000_000
 _RATIO_UNIT = 1_000_000
@@ -29,7 +31,7 @@ class SizingSettings(BaseModel, frozen=True, extra="forbid"):
         Most gross notional in one symbol over all pairs, as a multiple of the capital.
     """
 
-    capital_usdt: int = Field(100_000, gt=0)
+    capital_usdt: int = Field(100_000, gt=0, le=10**9)
     top_k: int = Field(10, gt=0, le=1000)
     gross_cap: float = Field(1.0, gt=0, le=10)
     symbol_cap: float = Field(0.3, gt=0, le=10)
@@ -89,17 +91,11 @@ def size_pair(
     PairSize
         Rounded down to whole lots; a leg may come out as zero lots, which the caller
         refuses together with one below its minimum notional.
-
-    Notes
-    -----
-    The hedge ratio becomes an integer number of millionths here and nowhere else.
     """
     ticks_y = instrument_y.price_ticks(price_y, "nearest")
     ticks_x = instrument_x.price_ticks(price_x, "nearest")
     ratio = hedge_ratio if spread_space == "log" else hedge_ratio * price_x / price_y
-    ratio_ppm = round(ratio * _RATIO_UNIT)
-    target_y_e8 = gross_e8 * _RATIO_UNIT // (_RATIO_UNIT + ratio_ppm)
-    target_x_e8 = gross_e8 - target_y_e8
+    target_y_e8, target_x_e8 = interpreted(leg_targets)(gross_e8, ratio)
     lots_y = target_y_e8 // instrument_y.notional_e8(ticks_y, 1)
     lots_x = target_x_e8 // instrument_x.notional_e8(ticks_x, 1)
     return PairSize(

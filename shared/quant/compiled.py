@@ -14,7 +14,7 @@ def _sources_stamp() -> str:
     """Return a digest of every source that may hold a kernel."""
     shared = Path(__file__).resolve().parents[1]
     stamp = hashlib.sha256()
-    for folder in ("quant", "sleeves"):
+    for folder in ("backtest", "book", "quant", "sleeves"):
         for source in sorted((shared / folder).rglob("*.py")):
             stamp.update(source.read_bytes())
     return stamp.hexdigest()[:16]
@@ -68,3 +68,12 @@ def compiled_fused(kernel: Callable[Arguments, Result]) -> Callable[Arguments, R
         numba.njit(cache=True, nogil=True, fastmath={"contract"})
     )
     return compile_kernel(kernel)
+
+
+def interpreted(kernel: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Return a compiled kernel's own source as the interpreter runs it.
+
+    For one call at a time, with whole numbers that know no bounds.
+    """
+    source: Callable[Arguments, Result] = kernel.py_func  # type: ignore[attr-defined]
+    return source

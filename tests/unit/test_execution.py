@@ -52,6 +52,23 @@ def test_slippage_is_against_the_order_to_the_nearest_tick(
     assert execution.price_ticks == price_ticks
 
 
+@pytest.mark.parametrize(
+    ("side", "lots", "price_ticks"),
+    [
+        (Side.BUY, 10_000, 1010),  # a hundredth of the volume moves it by a tenth
+        (Side.SELL, 10_000, 990),
+        (Side.BUY, 40_000, 1020),
+        (Side.BUY, 1_000_000, 1100),
+    ],
+)
+def test_impact_grows_with_the_root_of_the_share_of_the_volume(
+    side: Side, lots: int, price_ticks: int
+) -> None:
+    execution = fill(side, lots, impact_ppm=100_000)
+    assert execution is not None
+    assert execution.price_ticks == price_ticks
+
+
 def test_no_slippage_takes_a_price_to_zero() -> None:
     coarse = fill(Side.SELL, lots=1, open_price=1.0, instrument=X, slippage_ppm=100_000)
     assert coarse == Execution(1, 1, 0)

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from shared.errors import DataError
-from shared.quant.compiled import compiled, compiled_parallel
+from shared.quant.compiled import compiled, compiled_parallel, interpreted
 from shared.quant.rolling import window_half_life, window_mean_std, window_ols
 from shared.quant.typing import Float1D, Float2D, Float3D, Int1D
 
@@ -314,6 +314,14 @@ def held_z(
     1.5
     """
     y, x = in_space(close_y, spread_space), in_space(close_x, spread_space)
+    return interpreted(z_held)(y, x, beta, alpha, spread_mean, spread_std)
+
+
+@compiled
+def z_held(
+    y: Value, x: Value, beta: Value, alpha: Value, spread_mean: Value, spread_std: Value
+) -> Value:
+    """Return the same as `held_z` of closes that are in the space of the spread already."""
     return (y - (beta * x + alpha) - spread_mean) / spread_std
 
 

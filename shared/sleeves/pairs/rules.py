@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, Field, model_validator
 
 from shared.clock import instant_of_ms
 from shared.events.features import FeatureRow, FeaturesComputed
 from shared.events.signals import Mark, Signal, SignalsRaised
+from shared.quant.compiled import compiled, interpreted
 from shared.sleeves.pairs.features import held_z
 from shared.sleeves.pairs.model import LogisticModel
 
@@ -102,6 +103,62 @@ class PairTrade:
 
 Trades = Mapping[tuple[str, str], PairTrade]
 
+EXIT_REASONS = ("", "reverted", "stopped", "held_too_long", "features_missing")
+"""Why a trade is left, by the number the compiled rule gives; none is the first."""
+
+
+class Thresholds(NamedTuple):
+    """The settings that the compiled rules read, under their names there."""
+
+    entry_z: float
+    exit_z: float
+    stop_z: float
+    max_hold_bars: int
+    cooldown_bars: int
+    missing_closes_limit: int
+    hedge_ratio_min: float
+    hedge_ratio_max: float
+
+
+def thresholds_of(settings: SignalSettings) -> Thresholds:
+    """Return the thresholds of the settings."""
+    return Thresholds(*(getattr(settings, name) for name in Thresholds._fields))
+
+
+@compiled
+def may_enter(z_score: float, beta: float, spread_std: float, limits: Thresholds) -> bool:
+    """Tell whether the features of a bar allow an entry by the rule."""
+    return (
+        limits.entry_z <= abs(z_score) < limits.stop_z
+        and limits.hedge_ratio_min <= beta <= limits.hedge_ratio_max
+        and spread_std > 0  # features by hand: no spread to measure exits by
+    )
+
+
+@compiled
+def exit_reason(distance: float, bars_held: int, missing_closes: int, limits: Thresholds) -> int:
+    """Return why a trade is left, as an index of `EXIT_REASONS`.
+
+    Parameters
+    ----------
+    distance
+        How far the spread stands on the side it was entered from, in deviations: positive
+        is not home yet.
+    bars_held, missing_closes
+        As in `PairTrade`, the present close included.
+    limits
+        Thresholds.
+    """
+    if distance <= limits.exit_z:
+        return 1
+    if distance >= limits.stop_z:
+        return 2
+    if bars_held >= limits.max_hold_bars:
+        return 3
+    if missing_closes >= limits.missing_closes_limit:
+        return 4
+    return 0
+
 
 def decide_signals(
     trades: Trades,
@@ -183,11 +240,8 @@ def _consider(
 ) -> tuple[PairTrade | None, Signal | None]:
     """Enter a pair, or leave it alone."""
     z_score, beta = row.values[position["z_score"]], row.values[position["beta"]]
-    if row.status != "active" or not settings.entry_z <= abs(z_score) < settings.stop_z:
-        return None, None
-    if not settings.hedge_ratio_min <= beta <= settings.hedge_ratio_max:
-        return None, None
-    if row.values[position["spread_std"]] <= 0:  # features by hand: no spread to measure exits by
+    spread_std, limits = row.values[position["spread_std"]], thresholds_of(settings)
+    if row.status != "active" or not interpreted(may_enter)(z_score, beta, spread_std, limits):
         return None, None
     model = None if settings.signals_from == "z" else champion
     if model is None and settings.signals_from == "model":
@@ -205,7 +259,7 @@ def _consider(
         hedge_ratio=beta,
         intercept=row.values[position["alpha"]],
         spread_mean=row.values[position["spread_mean"]],
-        spread_std=row.values[position["spread_std"]],
+        spread_std=spread_std,
         last_close_y=row.close_y,
         last_close_x=row.close_x,
         model_sha256=model.sha256 if model is not None else None,
@@ -240,19 +294,12 @@ def _follow(
         trade.spread_std,
         spread_space,
     )
-    # How far the spread stands on the side it was entered from: positive is not home yet.
-    distance = -trade.side * z_score
-    if distance <= settings.exit_z:
-        reason = "reverted"
-    elif distance >= settings.stop_z:
-        reason = "stopped"
-    elif trade.bars_held >= settings.max_hold_bars:
-        reason = "held_too_long"
-    elif trade.missing_closes >= settings.missing_closes_limit:
-        reason = "features_missing"
-    else:
+    reason = interpreted(exit_reason)(
+        -trade.side * z_score, trade.bars_held, trade.missing_closes, thresholds_of(settings)
+    )
+    if not reason:
         return trade, None
-    signal = _signal(trade, computed, "exit", reason, z_score, None)
+    signal = _signal(trade, computed, "exit", EXIT_REASONS[reason], z_score, None)
     return replace(trade, side=0, cooldown_left=settings.cooldown_bars), signal
 
 
