@@ -9,8 +9,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared.backtest.engine import BacktestResult, account_summary, run_backtest
-from shared.clock import ms_of_instant, utc_now
+from shared.backtest.engine import account_summary, run_backtest
+from shared.backtest.preparation import Prepared, prepare
+from shared.backtest.result import BacktestResult
+from shared.clock import instant_of_ms, ms_of_instant, utc_now
 from shared.errors import DataError
 from shared.settings import strategy_of
 from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME
@@ -41,17 +43,24 @@ def backtest(
         strategy.ingest,
         ms_of_instant(utc_now()),
     )
-    result = run_backtest(market, strategy, account=account, start_ms=start_ms, end_ms=end_ms)
-    if not result.tally.closes:
+    if not market.closes(start_ms, end_ms):
         raise DataError("no bar closes between start and end: widen the period")
+    prepared = prepare(market, strategy, start_ms=start_ms, end_ms=end_ms)
+    result = run_backtest(prepared, strategy, account=account)
     report = {
         "counts": result.tally.counts(),
         **account_summary(result, strategy.portfolio.capital_e8),
-        "digests": result.tally.digests(result.bars_digest),
+        "digests": result.tally.digests(prepared.bars_digest),
         "price_sources": sorted({i.price_source for i in market.instruments.values()}),
-        "last_screen": result.screens[-1].summary if result.screens else "no close was screened",
+        "last_screen": prepared.screens[-1].summary
+        if prepared.screens
+        else "no close was screened",
     }
     return result, report
+
+
+def _last_screen(prepared: Prepared) -> str:
+    return prepared.screens[-1].summary if prepared.screens else "no close was screened"
 
 
 def write_results(result: BacktestResult, report: dict[str, object], folder: Path) -> None:
@@ -73,9 +82,8 @@ def write_results(result: BacktestResult, report: dict[str, object], folder: Pat
 
 def _tables(result: BacktestResult) -> dict[str, pa.Table]:
     signals = [
-        {"closes_at": raised.closes_at, **signal.model_dump()}
-        for raised in result.signals
-        for signal in raised.signals
+        {"closes_at": instant_of_ms(at_ms), **signal.model_dump()}
+        for at_ms, signal in result.signals
     ]
     return {
         "signals": pa.Table.from_pylist(signals, _SIGNALS),

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from shared.backtest.feature_table import FeatureTable
+from shared.backtest.trading import TradedPrices, trade_table
+from shared.book.instrument import derive_instrument
 from shared.quant.cointegration import engle_granger_all_pairs
 from shared.quant.streaming_cointegration import StreamingEngleGranger
 from shared.sleeves.pairs.features import (
     PAIRS_A_TURN,
     FeatureSettings,
     FeatureStreams,
+    feature_names,
     pair_features,
     warmup_bars,
 )
+from shared.sleeves.pairs.settings import StrategySettings
 
 
 def compile_kernels() -> None:
@@ -32,3 +37,18 @@ def compile_kernels() -> None:
     for chosen in (pairs[:1], pairs):
         bar = np.ones(len(chosen))
         streams.update(chosen, bar, bar, bar, bar)
+    _trade_nothing()
+
+
+def _trade_nothing() -> None:
+    """Run the loop of a backtest over one close of a pair without features."""
+    settings, symbols = StrategySettings(), ("A/USDT", "B/USDT")
+    names = feature_names(settings.features)
+    closes, no_rows = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    no_values = np.zeros((0, len(names)))
+    table = FeatureTable(
+        closes, closes - 1, (symbols,), names, np.zeros(2, dtype=np.int64), no_rows,
+        np.zeros(0, dtype=np.bool_), no_values[:, 0], no_values[:, 0], no_values,
+    )  # fmt: skip
+    prices = TradedPrices(symbols, np.ones((1, 2)), np.ones((1, 2)))
+    trade_table(table, prices, {s: derive_instrument(s, 1.0) for s in symbols}, settings)

@@ -19,9 +19,8 @@ from shared.book.ledger import Fill
 from shared.book.orders import Order
 from shared.book.positions import PairPosition
 from shared.clock import ms_of_instant
-from shared.events.features import FeaturesComputed
 from shared.events.screener import PairsScreened
-from shared.events.signals import SignalsRaised
+from shared.events.signals import Signal
 from shared.quant.bars import Bars
 
 KINDS = ("bars", "pairs", "features", "signals", "orders", "fills", "positions")
@@ -78,52 +77,29 @@ def pair_rows(screened: PairsScreened) -> list[Row]:
     ]
 
 
-def feature_rows(computed: FeaturesComputed) -> list[Row]:
-    """Return the features of a close as rows: (closes_at_ms, y, x, ...)."""
-    roster_ms = (
-        None if computed.roster_closes_at is None else ms_of_instant(computed.roster_closes_at)
+def signal_row(closes_at_ms: int, signal: Signal) -> Row:
+    """Return a signal as a row: (closes_at_ms, y, x, action, ...)."""
+    return (
+        closes_at_ms,
+        signal.y,
+        signal.x,
+        signal.action,
+        signal.sleeve,
+        signal.side,
+        signal.reason,
+        signal.strength,
+        signal.confidence,
+        signal.z_score,
+        signal.hedge_ratio,
+        signal.intercept,
+        signal.spread_mean,
+        signal.spread_std,
+        ms_of_instant(signal.entered_at),
+        signal.close_y,
+        signal.close_x,
+        None if signal.roster_closes_at is None else ms_of_instant(signal.roster_closes_at),
+        signal.model_sha256,
     )
-    return [
-        (
-            computed.closes_at_ms,
-            row.y,
-            row.x,
-            row.status,
-            roster_ms,
-            row.close_y,
-            row.close_x,
-            list(row.values),
-        )
-        for row in computed.rows
-    ]
-
-
-def signal_rows(raised: SignalsRaised) -> list[Row]:
-    """Return the signals of a close as rows: (closes_at_ms, y, x, action, ...)."""
-    return [
-        (
-            raised.closes_at_ms,
-            signal.y,
-            signal.x,
-            signal.action,
-            signal.sleeve,
-            signal.side,
-            signal.reason,
-            signal.strength,
-            signal.confidence,
-            signal.z_score,
-            signal.hedge_ratio,
-            signal.intercept,
-            signal.spread_mean,
-            signal.spread_std,
-            ms_of_instant(signal.entered_at),
-            signal.close_y,
-            signal.close_x,
-            None if signal.roster_closes_at is None else ms_of_instant(signal.roster_closes_at),
-            signal.model_sha256,
-        )
-        for signal in raised.signals
-    ]
 
 
 def order_row(order: Order) -> Row:

@@ -6,20 +6,20 @@ from functools import cache
 import numpy as np
 import pytest
 
-from shared.backtest.engine import (
-    BacktestResult,
-    SimulatedVenue,
-    account_summary,
-    run_backtest,
-)
+from shared.backtest.engine import account_summary, run_backtest
+from shared.backtest.preparation import prepare
+from shared.backtest.result import BacktestResult
+from shared.backtest.trading import trade_table
 from shared.book.instrument import instruments_from_bars
 from shared.book.ledger import Ledger
 from shared.book.orders import Order, OrderState, Side
-from shared.errors import PermanentError
+from shared.errors import DataError, PermanentError, SettingsError
 from shared.quant.bar_checks import CheckedBars
 from shared.quant.bars import BarRow, Bars, RawBars
+from shared.sleeves.pairs.features import FeatureSettings
 from shared.sleeves.pairs.settings import StrategySettings
 from shared.venues.market import RecordedMarket
+from tests.staged_backtest import SimulatedVenue
 from tests.support import BAR_MS, INSTRUMENTS, MIDNIGHT_MS
 
 HOUR_MS = 3_600_000
@@ -150,8 +150,8 @@ def market(seed_after_start: int = 1) -> RecordedMarket:
 
 @cache
 def run(seed_after_start: int = 1, end_ms: int | None = None) -> BacktestResult:
-    traded = market(seed_after_start)
-    return run_backtest(traded, SETTINGS, account="paper", start_ms=START_MS, end_ms=end_ms)
+    prepared = prepare(market(seed_after_start), SETTINGS, start_ms=START_MS, end_ms=end_ms)
+    return run_backtest(prepared, SETTINGS, account="paper")
 
 
 def test_a_run_trades_and_adds_up() -> None:
@@ -161,7 +161,7 @@ def test_a_run_trades_and_adds_up() -> None:
     assert counts["bars"] == 2 * (N_HOURS + N_HOURS * 12)
     assert counts["fills"] == len(result.fills) > 4
     assert counts["orders"] == len(result.orders)
-    assert len(result.screens) == 8
+    assert len(result.prepared.screens) == 8
     flows_e8 = sum(
         -fill.side.sign * market().instruments[fill.symbol].notional_e8(fill.price_ticks, fill.lots)
         - fill.fee_e8
@@ -179,10 +179,26 @@ def test_no_order_fills_before_the_close_it_was_decided_at() -> None:
 
 
 def test_the_same_run_gives_the_same_digests() -> None:
-    again = run_backtest(market(), SETTINGS, account="paper", start_ms=START_MS, end_ms=None)
-    assert again.tally.digests(again.bars_digest) == run().tally.digests(run().bars_digest)
-    other = run_backtest(market(), SETTINGS, account="other", start_ms=START_MS, end_ms=None)
+    prepared = prepare(market(), SETTINGS, start_ms=START_MS, end_ms=None)
+    again = run_backtest(prepared, SETTINGS, account="paper")
+    assert again.tally.digests(prepared.bars_digest) == run().tally.digests(prepared.bars_digest)
+    other = run_backtest(prepared, SETTINGS, account="other")
     assert set(other.orders).isdisjoint(again.orders)
+
+
+def test_a_period_prepared_otherwise_is_refused() -> None:
+    settings = SETTINGS.model_copy(update={"features": FeatureSettings()})
+    with pytest.raises(SettingsError, match="other settings of features"):
+        run_backtest(run().prepared, settings, account="paper")
+
+
+def test_a_volume_that_cannot_be_counted_is_refused_with_its_symbol() -> None:
+    prepared = run().prepared
+    volumes = prepared.prices.volumes.copy()
+    volumes[3, 1] = 1e20
+    prices = prepared.prices._replace(volumes=volumes)
+    with pytest.raises(DataError, match=r"B/USDT: volume of 1e\+20"):
+        trade_table(prepared.table, prices, prepared.market.instruments, SETTINGS)
 
 
 def test_what_comes_later_changes_nothing_before() -> None:
@@ -212,4 +228,6 @@ def test_the_account_is_summed_up_at_the_last_close() -> None:
             for p in sorted(held, key=lambda p: p.position_id)
         ],
     }
-    assert account_summary(BacktestResult(), 7) == {"cash_e8": 7, "equity_e8": 7, "positions": []}
+    empty = prepare(market(), SETTINGS, start_ms=at(10**6), end_ms=None)
+    nothing = run_backtest(empty, SETTINGS, account="paper")
+    assert account_summary(nothing, 7) == {"cash_e8": 7, "equity_e8": 7, "positions": []}

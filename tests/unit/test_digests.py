@@ -13,19 +13,16 @@ from shared.backtest.digests import (
     Tally,
     bars_digest,
     digest,
-    feature_rows,
     fill_row,
     order_row,
     pair_rows,
     position_row,
-    signal_rows,
+    signal_row,
 )
 from shared.book.ledger import Fill
 from shared.book.orders import Order, OrderState, Side
 from shared.book.positions import PairPosition, PairState
 from shared.clock import instant_of_ms
-from shared.events.features import FeatureRow, FeaturesComputed
-from shared.events.signals import SignalsRaised
 from shared.quant.bars import Bars, RawBars
 from tests.support import BAR_MS, MIDNIGHT_MS, roster, signal
 
@@ -143,24 +140,6 @@ def test_a_roster_is_one_row_a_pair() -> None:
     assert digest(rows)
 
 
-def test_features_are_one_row_a_pair() -> None:
-    row = FeatureRow(y="A", x="B", status="active", close_y=1.5, close_x=2.5, values=(0.1, 0.2))
-    computed = FeaturesComputed(
-        closes_at=instant_of_ms(MIDNIGHT_MS + BAR_MS),
-        timeframe="5m",
-        roster_closes_at=instant_of_ms(MIDNIGHT_MS),
-        feature_names=("one", "two"),
-        rows=(row,),
-        warming_up=("C~D",),
-    )
-    assert feature_rows(computed) == [
-        (MIDNIGHT_MS + BAR_MS, "A", "B", "active", MIDNIGHT_MS, 1.5, 2.5, [0.1, 0.2])
-    ]
-    without = computed.model_copy(update={"roster_closes_at": None})
-    assert feature_rows(without)[0][4] is None
-    assert digest(feature_rows(computed))
-
-
 def test_a_signal_is_one_row() -> None:
     given = signal("exit", ("A", "B"), side=-1, strength=2.5, hedge_ratio=1.5, closes=(3.0, 4.0))
     given = given.model_copy(
@@ -170,32 +149,27 @@ def test_a_signal_is_one_row() -> None:
             "roster_closes_at": instant_of_ms(MIDNIGHT_MS - BAR_MS),
         }
     )
-    raised = SignalsRaised(
-        closes_at=instant_of_ms(MIDNIGHT_MS + BAR_MS), timeframe="5m", signals=(given,), marks=()
+    assert signal_row(MIDNIGHT_MS + BAR_MS, given) == (
+        MIDNIGHT_MS + BAR_MS,
+        "A",
+        "B",
+        "exit",
+        "pairs",
+        -1,
+        "z_score",
+        2.5,
+        0.6,
+        2.5,
+        1.5,
+        0.25,
+        0.125,
+        0.5,
+        MIDNIGHT_MS,
+        3.0,
+        4.0,
+        MIDNIGHT_MS - BAR_MS,
+        "ab" * 32,
     )
-    assert signal_rows(raised) == [
-        (
-            MIDNIGHT_MS + BAR_MS,
-            "A",
-            "B",
-            "exit",
-            "pairs",
-            -1,
-            "z_score",
-            2.5,
-            0.6,
-            2.5,
-            1.5,
-            0.25,
-            0.125,
-            0.5,
-            MIDNIGHT_MS,
-            3.0,
-            4.0,
-            MIDNIGHT_MS - BAR_MS,
-            "ab" * 32,
-        )
-    ]
 
 
 # --- the tally of a run -----------------------------------------------------------------------

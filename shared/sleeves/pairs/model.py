@@ -195,19 +195,29 @@ class LogisticModel:
             If the score is NaN.
         """
         if tuple(names) != self.feature_names:
-            value_of = dict(zip(names, values, strict=True))
-            missing = [name for name in self.feature_names if name not in value_of]
-            if missing:
-                raise ContractError(
-                    f"model {self.sha256[:12]} needs {', '.join(missing)}, which the features "
-                    "lack: restore the feature settings it was trained with or train anew"
-                )
-            values = [value_of[name] for name in self.feature_names]
+            values = [values[place] for place in self.places_in(names)]
         score = self.intercept
         numbers = zip(values, self.mean, self.scale, self.coefficients, strict=True)
         for value, mean, scale, coefficient in numbers:
             score += coefficient * ((value - mean) / scale)
         return _probability(score)
+
+    def places_in(self, names: Sequence[str]) -> list[int]:
+        """Return where the model's features stand among others.
+
+        Raises
+        ------
+        ContractError
+            If one is missing.
+        """
+        place_of = {name: place for place, name in enumerate(names)}
+        missing = [name for name in self.feature_names if name not in place_of]
+        if missing:
+            raise ContractError(
+                f"model {self.sha256[:12]} needs {', '.join(missing)}, which the features "
+                "lack: restore the feature settings it was trained with or train anew"
+            )
+        return [place_of[name] for name in self.feature_names]
 
     def _weights(self) -> _Weights:
         return _Weights(self.mean, self.scale, self.coefficients, self.intercept)

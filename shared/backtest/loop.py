@@ -1,0 +1,763 @@
+"""The compiled loop of a backtest: rule, slots, orders, fills and book, close after close.
+
+It takes the decisions of `decide_signals`, `plan_intents` and `settle_close` with the same
+compiled rule and arithmetic, for an account that nobody halts and a venue that answers. What
+it writes are whole numbers in columns; `shared.backtest.result` gives them their names.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from shared.book.arithmetic import (
+    charge,
+    fill_ticks,
+    leg_targets,
+    lots_available,
+    units_below,
+    units_nearest,
+)
+from shared.quant.compiled import compiled
+from shared.quant.typing import Bool1D, Float1D, Float2D, Int1D, Int2D
+from shared.sleeves.pairs.features import z_held
+from shared.sleeves.pairs.rules import Thresholds, exit_reason, may_enter
+
+OPENING, OPEN, CLOSING, CLOSED = range(4)
+"""States of a position."""
+ACCEPTED, PARTIALLY_FILLED, FILLED, CANCELLED = range(4)
+"""States of an order."""
+BY_OPEN, BY_CLOSE, BY_UNWIND = range(3)
+"""What an order was sent for."""
+LEGS = (0, 1)
+
+
+class Rows(NamedTuple):
+    """The columns of a feature table that decide, each of shape (n,) unless told.
+
+    Attributes
+    ----------
+    first_row : shape (n_closes + 1,)
+        Rows of close i are `first_row[i]` to `first_row[i + 1]`.
+    y, x
+        Closes in the space of the spread.
+    confidence
+        Probability of the model in force, NaN where there is none.
+    """
+
+    first_row: Int1D
+    pair: Int1D
+    is_active: Bool1D
+    close_y: Float1D
+    close_x: Float1D
+    y: Float1D
+    x: Float1D
+    z_score: Float1D
+    beta: Float1D
+    alpha: Float1D
+    spread_mean: Float1D
+    spread_std: Float1D
+    confidence: Float1D
+
+
+class Market(NamedTuple):
+    """What is traded.
+
+    Attributes
+    ----------
+    closes_at_ms : shape (n_closes,)
+        The trade closes.
+    opens, volumes : shape (n_closes, n_symbols)
+        Of the bar that closes, NaN where the symbol has none.
+    legs : shape (n_pairs, 2)
+        Symbols y and x of each pair.
+    price_scale, lot_scale, notional_step, min_notional_e8 : shape (n_symbols,)
+        Ticks and lots in one of their currency, notional of a lot at a tick, smallest order.
+    """
+
+    closes_at_ms: Int1D
+    opens: Float2D
+    volumes: Float2D
+    legs: Int2D
+    price_scale: Float1D
+    lot_scale: Float1D
+    notional_step: Int1D
+    min_notional_e8: Int1D
+
+
+class Terms(NamedTuple):
+    """The settings the loop reads, under their names there; amounts in 1e-8 of the quote."""
+
+    bar_ms: int
+    funding_interval_ms: int
+    is_log: bool
+    needs_model: bool
+    probability_threshold: float
+    pair_gross_e8: int
+    top_k: int
+    gross_cap_e8: int
+    symbol_cap_e8: int
+    fee_ppm: int
+    slippage_ppm: int
+    impact_ppm: int
+    max_participation_ppm: int
+    funding_ppm: int
+    borrow_ppm: int
+
+
+class Trades(NamedTuple):
+    """What the rule remembers, by pair; see `PairTrade`."""
+
+    side: Int1D
+    entered_at_ms: Int1D
+    bars_held: Int1D
+    missing_closes: Int1D
+    cooldown_left: Int1D
+    is_by_model: Bool1D
+    hedge_ratio: Float1D
+    intercept: Float1D
+    spread_mean: Float1D
+    spread_std: Float1D
+    close_y: Float1D
+    close_x: Float1D
+    y: Float1D
+    x: Float1D
+
+
+class Positions(NamedTuple):
+    """Every position, in order of opening.
+
+    Attributes
+    ----------
+    lots, caps_e8 : shape (n, 2)
+        Signed holdings, and the leg's share of the caps.
+    working : shape (n, 2)
+        The order that works on each leg, -1 for none.
+    is_closing, is_withdrawn
+        Whether the closing intent is out, and whether its orders are being withdrawn.
+    """
+
+    pair: Int1D
+    opened_at_ms: Int1D
+    closed_at_ms: Int1D
+    state: Int1D
+    lots: Int2D
+    caps_e8: Int2D
+    working: Int2D
+    cash_e8: Int1D
+    fees_e8: Int1D
+    funding_e8: Int1D
+    is_closing: Bool1D
+    is_withdrawn: Bool1D
+
+
+class Orders(NamedTuple):
+    """Every order, in order of submission."""
+
+    position: Int1D
+    purpose: Int1D
+    created_at_ms: Int1D
+    leg: Int1D
+    side: Int1D
+    quantity_lots: Int1D
+    filled_lots: Int1D
+    n_fills: Int1D
+    state: Int1D
+
+
+class Fills(NamedTuple):
+    """Every fill, in order of booking."""
+
+    order: Int1D
+    number: Int1D
+    lots: Int1D
+    price_ticks: Int1D
+    fee_e8: Int1D
+    filled_at_ms: Int1D
+
+
+class Signals(NamedTuple):
+    """Every signal, in order of close and pair; `reason` 0 is an entry."""
+
+    close: Int1D
+    pair: Int1D
+    side: Int1D
+    reason: Int1D
+    entered_at_ms: Int1D
+    is_by_model: Bool1D
+    z_score: Float1D
+    confidence: Float1D
+    hedge_ratio: Float1D
+    intercept: Float1D
+    spread_mean: Float1D
+    spread_std: Float1D
+    close_y: Float1D
+    close_x: Float1D
+
+
+class Equity(NamedTuple):
+    """The account after each close, of shape (n_closes,)."""
+
+    cash_e8: Int1D
+    equity_e8: Int1D
+    gross_e8: Int1D
+    n_positions: Int1D
+
+
+class Account(NamedTuple):
+    """What passes from close to close beside trades and positions.
+
+    Attributes
+    ----------
+    counts : shape (8,)
+        See the indices below.
+    remembered, spare : shape (n_pairs,)
+        Pairs of which the rule remembers a trade, ascending, and room to write the next.
+    live : shape (top_k,)
+        Positions that are not closed, oldest first.
+    position_of : shape (n_pairs,)
+        The live position of each pair, -1 for none.
+    marks : shape (n_symbols,)
+        Last close seen of each symbol, in the quote currency.
+    entries, exits : shape (n_pairs,)
+        Signals and pairs of the present close.
+    openings : shape (top_k, 5)
+        Signal, lots and shares of the caps of the positions to open.
+    """
+
+    counts: Int1D
+    remembered: Int1D
+    spare: Int1D
+    live: Int1D
+    position_of: Int1D
+    marks: Float1D
+    entries: Int1D
+    exits: Int1D
+    openings: Int2D
+
+
+(
+    N_REMEMBERED,
+    N_LIVE,
+    N_POSITIONS,
+    N_ORDERS,
+    N_FILLS,
+    N_SIGNALS,
+    N_INTENTS,
+    CASH_E8,
+    PREVIOUS_MS,
+) = range(9)
+N_COUNTS = 9
+
+
+@compiled
+def trade_closes(
+    first: int,
+    last: int,
+    rows: Rows,
+    market: Market,
+    limits: Thresholds,
+    terms: Terms,
+    account: Account,
+    trades: Trades,
+    positions: Positions,
+    orders: Orders,
+    fills: Fills,
+    signals: Signals,
+    equity: Equity,
+) -> None:
+    """Trade the closes from `first` up to and without `last`.
+
+    Every column must have room for what these closes may bring at most; `counts` tells what
+    is used.
+    """
+    counts = account.counts
+    for close in range(first, last):
+        at_ms = market.closes_at_ms[close]
+        n_entries, n_exits = _decide(close, at_ms, rows, limits, terms, account, trades, signals)
+        n_closing = _plan_exits(n_exits, account, positions)
+        n_opening = _plan_entries(n_entries, market, terms, account, positions, signals)
+        counts[N_INTENTS] += n_closing + n_opening
+        for row in range(rows.first_row[close], rows.first_row[close + 1]):
+            legs = market.legs[rows.pair[row]]
+            account.marks[legs[0]] = rows.close_y[row]
+            account.marks[legs[1]] = rows.close_x[row]
+        for n in range(counts[N_LIVE]):
+            _match(account.live[n], close, at_ms, market, terms, account, positions, orders, fills)
+        _charge_funding(at_ms, market, terms, account, positions)
+        for n in range(counts[N_LIVE]):
+            _move_on(account.live[n], at_ms, account, positions, orders)
+        for n in range(n_closing):
+            _close(account.exits[n], at_ms, account, positions, orders)
+        for n in range(n_opening):
+            _open(account.openings[n], at_ms, account, positions, orders, signals)
+        _release_closed(account, positions)
+        _value(close, market, account, positions, equity)
+        counts[PREVIOUS_MS] = at_ms
+
+
+@compiled
+def _decide(
+    close: int,
+    at_ms: int,
+    rows: Rows,
+    limits: Thresholds,
+    terms: Terms,
+    account: Account,
+    trades: Trades,
+    signals: Signals,
+) -> tuple[int, int]:
+    """Apply the rule to every pair that has a row or a trade, in ascending order."""
+    counts, remembered, spare = account.counts, account.remembered, account.spare
+    row, end = rows.first_row[close], rows.first_row[close + 1]
+    n_before, n_after, n_seen, n_entries, n_exits = counts[N_REMEMBERED], 0, 0, 0, 0
+    while row < end or n_seen < n_before:
+        pair = rows.pair[row] if row < end else remembered[n_seen]
+        is_known = n_seen < n_before and remembered[n_seen] <= pair
+        if is_known:
+            pair = remembered[n_seen]
+            n_seen += 1
+        here = -1
+        if row < end and rows.pair[row] == pair:
+            here = row
+            row += 1
+        if is_known and trades.side[pair] != 0:
+            if _follow(close, pair, here, rows, limits, account, trades, signals):
+                account.exits[n_exits] = pair
+                n_exits += 1
+        elif is_known and trades.cooldown_left[pair] > 1:
+            trades.cooldown_left[pair] -= 1
+        elif here >= 0 and _enters(here, rows, limits, terms):
+            account.entries[n_entries] = counts[N_SIGNALS]
+            n_entries += 1
+            _enter(close, at_ms, pair, here, rows, account, trades, signals)
+        else:
+            continue
+        spare[n_after] = pair
+        n_after += 1
+    remembered[:n_after] = spare[:n_after]
+    counts[N_REMEMBERED] = n_after
+    return n_entries, n_exits
+
+
+@compiled
+def _enters(row: int, rows: Rows, limits: Thresholds, terms: Terms) -> bool:
+    if not rows.is_active[row]:
+        return False
+    if not may_enter(rows.z_score[row], rows.beta[row], rows.spread_std[row], limits):
+        return False
+    confidence = rows.confidence[row]
+    if math.isnan(confidence):
+        return not terms.needs_model
+    return bool(confidence >= terms.probability_threshold)
+
+
+@compiled
+def _enter(
+    close: int,
+    at_ms: int,
+    pair: int,
+    row: int,
+    rows: Rows,
+    account: Account,
+    trades: Trades,
+    signals: Signals,
+) -> None:
+    """Begin a trade on the frozen features of a row."""
+    z_score = rows.z_score[row]
+    trades.side[pair] = -1 if z_score > 0 else 1
+    trades.entered_at_ms[pair] = at_ms
+    trades.bars_held[pair] = trades.missing_closes[pair] = trades.cooldown_left[pair] = 0
+    trades.is_by_model[pair] = not math.isnan(rows.confidence[row])
+    trades.hedge_ratio[pair], trades.intercept[pair] = rows.beta[row], rows.alpha[row]
+    trades.spread_mean[pair] = rows.spread_mean[row]
+    trades.spread_std[pair] = rows.spread_std[row]
+    _see(pair, row, rows, trades)
+    _signal(close, pair, 0, z_score, rows.confidence[row], account, trades, signals)
+
+
+@compiled
+def _follow(
+    close: int,
+    pair: int,
+    row: int,
+    rows: Rows,
+    limits: Thresholds,
+    account: Account,
+    trades: Trades,
+    signals: Signals,
+) -> bool:
+    """Hold a trade for one more close, or leave it and say so; `row` is -1 without features."""
+    trades.bars_held[pair] += 1
+    trades.missing_closes[pair] = trades.missing_closes[pair] + 1 if row < 0 else 0
+    if row >= 0:
+        _see(pair, row, rows, trades)
+    z_score = z_held(
+        trades.y[pair],
+        trades.x[pair],
+        trades.hedge_ratio[pair],
+        trades.intercept[pair],
+        trades.spread_mean[pair],
+        trades.spread_std[pair],
+    )
+    reason = exit_reason(
+        -trades.side[pair] * z_score, trades.bars_held[pair], trades.missing_closes[pair], limits
+    )
+    if reason == 0:
+        return False
+    _signal(close, pair, reason, z_score, math.nan, account, trades, signals)
+    trades.side[pair] = 0
+    trades.cooldown_left[pair] = limits.cooldown_bars
+    return True
+
+
+@compiled
+def _see(pair: int, row: int, rows: Rows, trades: Trades) -> None:
+    """Take the closes of a row as the last that the trade knows."""
+    trades.close_y[pair], trades.close_x[pair] = rows.close_y[row], rows.close_x[row]
+    trades.y[pair], trades.x[pair] = rows.y[row], rows.x[row]
+
+
+@compiled
+def _signal(
+    close: int,
+    pair: int,
+    reason: int,
+    z_score: float,
+    confidence: float,
+    account: Account,
+    trades: Trades,
+    signals: Signals,
+) -> None:
+    n = account.counts[N_SIGNALS]
+    account.counts[N_SIGNALS] = n + 1
+    signals.close[n], signals.pair[n], signals.reason[n] = close, pair, reason
+    signals.side[n], signals.entered_at_ms[n] = trades.side[pair], trades.entered_at_ms[pair]
+    signals.is_by_model[n] = trades.is_by_model[pair]
+    signals.z_score[n], signals.confidence[n] = z_score, confidence
+    signals.hedge_ratio[n], signals.intercept[n] = trades.hedge_ratio[pair], trades.intercept[pair]
+    signals.spread_mean[n] = trades.spread_mean[pair]
+    signals.spread_std[n] = trades.spread_std[pair]
+    signals.close_y[n], signals.close_x[n] = trades.close_y[pair], trades.close_x[pair]
+
+
+@compiled
+def _plan_exits(n_exits: int, account: Account, positions: Positions) -> int:
+    """Keep in `exits` the positions that get a closing intent."""
+    n_closing = 0
+    for n in range(n_exits):
+        position = account.position_of[account.exits[n]]
+        if position >= 0 and not positions.is_closing[position]:
+            positions.is_closing[position] = True
+            account.exits[n_closing] = position
+            n_closing += 1
+    return n_closing
+
+
+@compiled
+def _plan_entries(
+    n_entries: int,
+    market: Market,
+    terms: Terms,
+    account: Account,
+    positions: Positions,
+    signals: Signals,
+) -> int:
+    """Write into `openings` what the entries get while slots and caps last, strongest first."""
+    entries = account.entries
+    for n in range(1, n_entries):
+        entry, at = entries[n], n
+        strength = abs(signals.z_score[entry])
+        while at > 0 and abs(signals.z_score[entries[at - 1]]) < strength:
+            entries[at] = entries[at - 1]
+            at -= 1
+        entries[at] = entry
+    n_opening = 0
+    for n in range(n_entries):
+        if _sized(entries[n], n_opening, market, terms, account, positions, signals):
+            n_opening += 1
+    return n_opening
+
+
+@compiled
+def _sized(
+    entry: int,
+    n_opening: int,
+    market: Market,
+    terms: Terms,
+    account: Account,
+    positions: Positions,
+    signals: Signals,
+) -> bool:
+    """Size an entry into `openings[n_opening]`, or refuse it."""
+    pair, ratio = signals.pair[entry], signals.hedge_ratio[entry]
+    n_live = account.counts[N_LIVE]
+    if account.position_of[pair] >= 0 or n_live + n_opening >= terms.top_k:
+        return False
+    if not terms.is_log:
+        ratio = ratio * signals.close_x[entry] / signals.close_y[entry]
+    target_y_e8, target_x_e8 = leg_targets(terms.pair_gross_e8, ratio)
+    taken_e8, wanted_e8 = 0, 0
+    for n in range(n_live):
+        caps_e8 = positions.caps_e8[account.live[n]]
+        taken_e8 += caps_e8[0] + caps_e8[1]
+    for n in range(n_opening):
+        taken_e8 += account.openings[n, 3] + account.openings[n, 4]
+    opening = account.openings[n_opening]
+    opening[0] = entry
+    for leg in LEGS:
+        symbol = market.legs[pair, leg]
+        price = signals.close_y[entry] if leg == 0 else signals.close_x[entry]
+        target_e8 = target_y_e8 if leg == 0 else target_x_e8
+        lot_e8 = _ticks(price, symbol, market) * market.notional_step[symbol]
+        lots = target_e8 // lot_e8
+        notional_e8 = lots * lot_e8
+        if lots == 0 or notional_e8 < market.min_notional_e8[symbol]:
+            return False
+        of_symbol_e8 = notional_e8
+        for n in range(n_live):
+            position = account.live[n]
+            legs = market.legs[positions.pair[position]]
+            for other in LEGS:
+                if legs[other] == symbol:
+                    of_symbol_e8 += positions.caps_e8[position, other]
+        for n in range(n_opening):
+            legs = market.legs[signals.pair[account.openings[n, 0]]]
+            for other in LEGS:
+                if legs[other] == symbol:
+                    of_symbol_e8 += account.openings[n, 3 + other]
+        if of_symbol_e8 > terms.symbol_cap_e8:
+            return False
+        opening[1 + leg], opening[3 + leg] = lots, notional_e8
+        wanted_e8 += notional_e8
+    return taken_e8 + wanted_e8 <= terms.gross_cap_e8
+
+
+@compiled
+def _ticks(price: float, symbol: int, market: Market) -> int:
+    return max(1, units_nearest(price, market.price_scale[symbol]))
+
+
+@compiled
+def _match(
+    position: int,
+    close: int,
+    at_ms: int,
+    market: Market,
+    terms: Terms,
+    account: Account,
+    positions: Positions,
+    orders: Orders,
+    fills: Fills,
+) -> None:
+    """Book what the bar that closes gives to the orders of a position, and what was withdrawn."""
+    opened_at_ms = at_ms - terms.bar_ms
+    for leg in LEGS:
+        order = positions.working[position, leg]
+        if order < 0:
+            continue
+        if positions.is_withdrawn[position]:
+            orders.state[order] = CANCELLED
+            positions.working[position, leg] = -1
+            continue
+        symbol = market.legs[positions.pair[position], leg]
+        opened = market.opens[close, symbol]
+        if math.isnan(opened) or orders.created_at_ms[order] > opened_at_ms:
+            continue
+        volume_lots = units_below(market.volumes[close, symbol], market.lot_scale[symbol])
+        remaining = orders.quantity_lots[order] - orders.filled_lots[order]
+        lots = lots_available(volume_lots, remaining, terms.max_participation_ppm)
+        if lots <= 0:
+            continue
+        side = orders.side[order]
+        ticks = fill_ticks(
+            side,
+            _ticks(opened, symbol, market),
+            lots,
+            volume_lots,
+            terms.slippage_ppm,
+            terms.impact_ppm,
+        )
+        notional_e8 = ticks * lots * market.notional_step[symbol]
+        fee_e8 = charge(notional_e8, terms.fee_ppm)
+        n = account.counts[N_FILLS]
+        account.counts[N_FILLS] = n + 1
+        fills.order[n], fills.number[n], fills.lots[n] = order, orders.n_fills[order], lots
+        fills.price_ticks[n], fills.fee_e8[n], fills.filled_at_ms[n] = ticks, fee_e8, opened_at_ms
+        orders.n_fills[order] += 1
+        orders.filled_lots[order] += lots
+        orders.state[order] = PARTIALLY_FILLED
+        if lots == remaining:
+            orders.state[order] = FILLED
+            positions.working[position, leg] = -1
+        positions.lots[position, leg] += side * lots
+        positions.fees_e8[position] += fee_e8
+        _pay(position, side * notional_e8 + fee_e8, account, positions)
+    positions.is_withdrawn[position] = False
+
+
+@compiled
+def _pay(position: int, amount_e8: int, account: Account, positions: Positions) -> None:
+    positions.cash_e8[position] -= amount_e8
+    account.counts[CASH_E8] -= amount_e8
+
+
+@compiled
+def _charge_funding(
+    at_ms: int, market: Market, terms: Terms, account: Account, positions: Positions
+) -> None:
+    previous_ms = account.counts[PREVIOUS_MS]
+    if previous_ms < 0 or (terms.funding_ppm == 0 and terms.borrow_ppm == 0):
+        return
+    interval_ms = terms.funding_interval_ms
+    instants = at_ms // interval_ms - previous_ms // interval_ms
+    if instants <= 0:
+        return
+    for n in range(account.counts[N_LIVE]):
+        position, cost_e8 = account.live[n], 0
+        for leg in LEGS:
+            lots = positions.lots[position, leg]
+            if lots != 0:
+                symbol = market.legs[positions.pair[position], leg]
+                ticks = _ticks(account.marks[symbol], symbol, market)
+                notional_e8 = ticks * abs(lots) * market.notional_step[symbol]
+                cost_e8 += instants * charge(notional_e8, terms.funding_ppm)
+                if lots < 0:
+                    cost_e8 += instants * charge(notional_e8, terms.borrow_ppm)
+        positions.funding_e8[position] += cost_e8
+        _pay(position, cost_e8, account, positions)
+
+
+@compiled
+def _move_on(
+    position: int, at_ms: int, account: Account, positions: Positions, orders: Orders
+) -> None:
+    """Take a position whose orders have all ended to its next state."""
+    working, lots = positions.working[position], positions.lots[position]
+    if working[0] >= 0 or working[1] >= 0 or positions.state[position] == OPEN:
+        return
+    if lots[0] == 0 and lots[1] == 0:
+        positions.state[position] = CLOSED
+        positions.closed_at_ms[position] = at_ms
+    elif positions.state[position] == OPENING and lots[0] != 0 and lots[1] != 0:
+        positions.state[position] = OPEN
+    else:
+        positions.state[position] = CLOSING
+        _submit_closing(position, BY_UNWIND, at_ms, account, positions, orders)
+
+
+@compiled
+def _close(
+    position: int, at_ms: int, account: Account, positions: Positions, orders: Orders
+) -> None:
+    """Close what is held; orders that still work are withdrawn first."""
+    if positions.state[position] >= CLOSING:
+        return
+    positions.state[position] = CLOSING
+    if positions.working[position, 0] >= 0 or positions.working[position, 1] >= 0:
+        positions.is_withdrawn[position] = True
+    else:
+        _submit_closing(position, BY_CLOSE, at_ms, account, positions, orders)
+
+
+@compiled
+def _submit_closing(
+    position: int,
+    purpose: int,
+    at_ms: int,
+    account: Account,
+    positions: Positions,
+    orders: Orders,
+) -> None:
+    for leg in LEGS:
+        lots = positions.lots[position, leg]
+        if lots != 0:
+            side = -1 if lots > 0 else 1
+            _submit(position, purpose, at_ms, leg, side, abs(lots), account, positions, orders)
+
+
+@compiled
+def _open(
+    opening: Int1D,
+    at_ms: int,
+    account: Account,
+    positions: Positions,
+    orders: Orders,
+    signals: Signals,
+) -> None:
+    counts = account.counts
+    position = counts[N_POSITIONS]
+    counts[N_POSITIONS] = position + 1
+    pair, side = signals.pair[opening[0]], signals.side[opening[0]]
+    positions.pair[position], positions.opened_at_ms[position] = pair, at_ms
+    positions.closed_at_ms[position], positions.state[position] = -1, OPENING
+    positions.lots[position] = 0
+    positions.caps_e8[position] = opening[3:]
+    positions.cash_e8[position] = 0
+    positions.fees_e8[position] = positions.funding_e8[position] = 0
+    positions.is_closing[position] = positions.is_withdrawn[position] = False
+    account.position_of[pair] = position
+    account.live[counts[N_LIVE]] = position
+    counts[N_LIVE] += 1
+    for leg in LEGS:
+        order_side = side if leg == 0 else -side
+        _submit(
+            position, BY_OPEN, at_ms, leg, order_side, opening[1 + leg], account, positions, orders
+        )
+
+
+@compiled
+def _submit(
+    position: int,
+    purpose: int,
+    at_ms: int,
+    leg: int,
+    side: int,
+    lots: int,
+    account: Account,
+    positions: Positions,
+    orders: Orders,
+) -> None:
+    n = account.counts[N_ORDERS]
+    account.counts[N_ORDERS] = n + 1
+    orders.position[n], orders.purpose[n], orders.created_at_ms[n] = position, purpose, at_ms
+    orders.leg[n], orders.side[n], orders.quantity_lots[n] = leg, side, lots
+    orders.filled_lots[n] = orders.n_fills[n] = 0
+    orders.state[n] = ACCEPTED
+    positions.working[position, leg] = n
+
+
+@compiled
+def _release_closed(account: Account, positions: Positions) -> None:
+    """Free the slots of closed positions."""
+    n_kept = 0
+    for n in range(account.counts[N_LIVE]):
+        position = account.live[n]
+        if positions.state[position] == CLOSED:
+            account.position_of[positions.pair[position]] = -1
+        else:
+            account.live[n_kept] = position
+            n_kept += 1
+    account.counts[N_LIVE] = n_kept
+
+
+@compiled
+def _value(
+    close: int, market: Market, account: Account, positions: Positions, equity: Equity
+) -> None:
+    """Write the account at the marks."""
+    net_e8, gross_e8 = 0, 0
+    for n in range(account.counts[N_LIVE]):
+        position = account.live[n]
+        for leg in LEGS:
+            lots = positions.lots[position, leg]
+            if lots != 0:
+                symbol = market.legs[positions.pair[position], leg]
+                ticks = _ticks(account.marks[symbol], symbol, market)
+                value_e8 = ticks * lots * market.notional_step[symbol]
+                net_e8 += value_e8
+                gross_e8 += abs(value_e8)
+    equity.cash_e8[close] = account.counts[CASH_E8]
+    equity.equity_e8[close] = account.counts[CASH_E8] + net_e8
+    equity.gross_e8[close] = gross_e8
+    equity.n_positions[close] = account.counts[N_LIVE]

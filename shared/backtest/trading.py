@@ -1,0 +1,286 @@
+"""Trading a feature table: from settings and bars to the compiled loop and its columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+import numpy as np
+
+from shared.backtest.feature_table import FeatureTable
+from shared.backtest.loop import (
+    CASH_E8,
+    N_COUNTS,
+    N_FILLS,
+    N_INTENTS,
+    N_ORDERS,
+    N_POSITIONS,
+    N_SIGNALS,
+    PREVIOUS_MS,
+    Account,
+    Equity,
+    Fills,
+    Market,
+    Orders,
+    Positions,
+    Rows,
+    Signals,
+    Terms,
+    Trades,
+    trade_closes,
+)
+from shared.book.arithmetic import MOST_UNITS
+from shared.book.instrument import SCALES, Instrument
+from shared.book.ledger import FUNDING_INTERVAL_MS
+from shared.book.sizing import fraction_of_e8
+from shared.clock import timeframe_ms
+from shared.errors import DataError
+from shared.quant.bars import Bars
+from shared.quant.compiled import compiled
+from shared.quant.typing import Bool1D, Float1D, Float2D
+from shared.sleeves.pairs.model import LogisticModel
+from shared.sleeves.pairs.rules import thresholds_of
+from shared.sleeves.pairs.settings import StrategySettings
+
+_MOST_CELLS_A_TURN = 1 << 18
+"""Closes times pairs that one call of the loop takes on: what bounds its columns."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Trading:
+    """What trading a feature table gave, as columns; see `shared.backtest.loop`."""
+
+    table: FeatureTable
+    signals: Signals
+    positions: Positions
+    orders: Orders
+    fills: Fills
+    equity: Equity
+    n_intents: int
+
+
+class TradedPrices(NamedTuple):
+    """Opens and volumes of the symbols of a table, read once for any number of runs."""
+
+    symbols: tuple[str, ...]
+    opens: Float2D
+    volumes: Float2D
+
+
+def traded_prices(table: FeatureTable, bars: Bars) -> TradedPrices:
+    """Return what the orders of a table's pairs can trade against.
+
+    Parameters
+    ----------
+    table
+        Its closes are the rows.
+    bars
+        Of the trade timeframe.
+    """
+    symbols = tuple(sorted({symbol for pair in table.pairs for symbol in pair}))
+    return TradedPrices(
+        symbols,
+        bars.wide(symbols, "open", table.closes_at_ms),
+        bars.wide(symbols, "volume", table.closes_at_ms),
+    )
+
+
+def trade_table(
+    table: FeatureTable,
+    prices: TradedPrices,
+    instruments: Mapping[str, Instrument],
+    settings: StrategySettings,
+    champion: LogisticModel | None = None,
+) -> Trading:
+    """Trade the pairs of a feature table.
+
+    Parameters
+    ----------
+    table, prices
+        Features, and what orders fill against.
+    instruments
+        Units of every symbol of the table.
+    settings
+        Signals, sizes and costs.
+    champion
+        The model in force over the whole period, if one is.
+
+    Raises
+    ------
+    DataError
+        If a price or a volume is too large to be counted in ticks or lots.
+    """
+    limits, terms = thresholds_of(settings.signals), _terms(settings)
+    rows = _rows(table, settings, champion)
+    market = _market(table, prices, instruments)
+    n_closes, n_pairs = len(table.closes_at_ms), len(table.pairs)
+    account = _account(n_pairs, len(prices.symbols), settings)
+    trades = _columns(Trades, n_pairs)
+    equity = _columns(Equity, n_closes)
+    positions, orders = _columns(Positions, 0), _columns(Orders, 0)
+    fills, signals = [_columns(Fills, 0)], [_columns(Signals, 0)]
+    turn = max(1, _MOST_CELLS_A_TURN // max(1, n_pairs))
+    slots = settings.portfolio.top_k
+    for first in range(0, n_closes, turn):
+        last = min(n_closes, first + turn)
+        n_most = (last - first) * min(slots, n_pairs)
+        positions = _with_room(positions, int(account.counts[N_POSITIONS]), n_most)
+        orders = _with_room(orders, int(account.counts[N_ORDERS]), 2 * n_most)
+        new_fills, new_signals = _columns(Fills, 2 * n_most), _columns(Signals, turn * n_pairs)
+        account.counts[N_FILLS] = account.counts[N_SIGNALS] = 0
+        trade_closes(
+            first, last, rows, market, limits, terms, account, trades,
+            positions, orders, new_fills, new_signals, equity,
+        )  # fmt: skip
+        fills.append(_cut(new_fills, int(account.counts[N_FILLS])))
+        signals.append(_cut(new_signals, int(account.counts[N_SIGNALS])))
+    return Trading(
+        table,
+        _joined(signals),
+        _cut(positions, int(account.counts[N_POSITIONS])),
+        _cut(orders, int(account.counts[N_ORDERS])),
+        _joined(fills),
+        equity,
+        int(account.counts[N_INTENTS]),
+    )
+
+
+def _terms(settings: StrategySettings) -> Terms:
+    sizes, costs = settings.portfolio, settings.execution
+    return Terms(
+        bar_ms=timeframe_ms(settings.trade_timeframe),
+        funding_interval_ms=FUNDING_INTERVAL_MS,
+        is_log=settings.features.spread_space == "log",
+        needs_model=settings.signals.signals_from == "model",
+        probability_threshold=settings.signals.probability_threshold,
+        pair_gross_e8=sizes.pair_gross_e8,
+        top_k=sizes.top_k,
+        gross_cap_e8=fraction_of_e8(sizes.capital_e8, sizes.gross_cap),
+        symbol_cap_e8=fraction_of_e8(sizes.capital_e8, sizes.symbol_cap),
+        fee_ppm=costs.fee_ppm,
+        slippage_ppm=costs.slippage_ppm,
+        impact_ppm=costs.impact_ppm,
+        max_participation_ppm=costs.max_participation_ppm,
+        funding_ppm=costs.funding_ppm,
+        borrow_ppm=costs.borrow_ppm,
+    )
+
+
+def _rows(table: FeatureTable, settings: StrategySettings, champion: LogisticModel | None) -> Rows:
+    is_log = settings.features.spread_space == "log"
+    confidence = np.full(len(table.pair), np.nan)
+    if champion is not None and settings.signals.signals_from != "z":
+        places = champion.places_in(table.feature_names)
+        confidence = champion.predict_probability(table.values[:, places])
+    return Rows(
+        first_row=table.first_row,
+        pair=table.pair,
+        is_active=table.is_active,
+        close_y=table.close_y,
+        close_x=table.close_x,
+        y=_logarithms(table.close_y) if is_log else table.close_y,
+        x=_logarithms(table.close_x) if is_log else table.close_x,
+        z_score=table.column("z_score"),
+        beta=table.column("beta"),
+        alpha=table.column("alpha"),
+        spread_mean=table.column("spread_mean"),
+        spread_std=table.column("spread_std"),
+        confidence=confidence,
+    )
+
+
+@compiled
+def _logarithms(values: Float1D) -> Float1D:
+    """Return logarithms to the bit as `math.log` gives them, which numpy's need not be."""
+    result = np.empty_like(values)
+    for n in range(len(values)):
+        result[n] = math.log(values[n])
+    return result
+
+
+def _market(
+    table: FeatureTable, prices: TradedPrices, instruments: Mapping[str, Instrument]
+) -> Market:
+    units = [instruments[symbol] for symbol in prices.symbols]
+    place = {symbol: n for n, symbol in enumerate(prices.symbols)}
+    market = Market(
+        closes_at_ms=table.closes_at_ms,
+        opens=prices.opens,
+        volumes=prices.volumes,
+        legs=np.array([[place[y], place[x]] for y, x in table.pairs]).reshape(-1, 2),
+        price_scale=np.array([SCALES[each.price_decimals] for each in units]),
+        lot_scale=np.array([SCALES[each.lot_decimals] for each in units]),
+        notional_step=np.array([each.notional_step for each in units], dtype=np.int64),
+        min_notional_e8=np.array([each.min_notional_e8 for each in units], dtype=np.int64),
+    )
+    for name, values, scale in (
+        ("open", market.opens, market.price_scale),
+        ("volume", market.volumes, market.lot_scale),
+    ):
+        too_large = np.argwhere(values * scale >= MOST_UNITS)
+        if too_large.size:
+            close, symbol = too_large[0]
+            raise DataError(
+                f"{prices.symbols[symbol]}: {name} of {values[close, symbol]} in the bar that "
+                f"closes at {table.closes_at_ms[close]} ms is more than {MOST_UNITS:.0e} units: "
+                "leave the symbol out or correct the bar"
+            )
+    return market
+
+
+def _account(n_pairs: int, n_symbols: int, settings: StrategySettings) -> Account:
+    counts = np.zeros(N_COUNTS, dtype=np.int64)
+    counts[CASH_E8], counts[PREVIOUS_MS] = settings.portfolio.capital_e8, -1
+    top_k = settings.portfolio.top_k
+    return Account(
+        counts=counts,
+        remembered=np.zeros(n_pairs, dtype=np.int64),
+        spare=np.zeros(n_pairs, dtype=np.int64),
+        live=np.zeros(top_k, dtype=np.int64),
+        position_of=np.full(n_pairs, -1),
+        marks=np.zeros(n_symbols),
+        entries=np.zeros(n_pairs, dtype=np.int64),
+        exits=np.zeros(n_pairs, dtype=np.int64),
+        openings=np.zeros((top_k, 5), dtype=np.int64),
+    )
+
+
+Columns = TypeVar("Columns", Signals, Positions, Orders, Fills, Trades, Equity)
+
+_PAIRED = frozenset({"lots", "caps_e8", "working"})
+"""Columns of `Positions` with one value for each leg."""
+
+
+def _columns(kind: type[Columns], n: int) -> Columns:
+    """Return columns of n rows, each of the type it is declared with."""
+    dtypes = {Float1D: np.float64, Bool1D: np.bool_}
+    made: list[Any] = []
+    for name, declared in get_type_hints(kind).items():
+        shape = (n, 2) if kind is Positions and name in _PAIRED else (n,)
+        made.append(np.zeros(shape, dtype=dtypes.get(declared, np.int64)))
+    return _of(kind, made)
+
+
+def _with_room(columns: Columns, n_used: int, n_more: int) -> Columns:
+    """Return columns with room for more rows, at least twice as long when they grow."""
+    if len(columns[0]) >= n_used + n_more:
+        return columns
+    grown = _columns(type(columns), max(2 * len(columns[0]), n_used + n_more))
+    for new, old in zip(grown, columns, strict=True):
+        new[:n_used] = old[:n_used]
+    return grown
+
+
+def _cut(columns: Columns, n: int) -> Columns:
+    return _of(type(columns), [column[:n].copy() for column in columns])
+
+
+def _joined(parts: Sequence[Columns]) -> Columns:
+    together = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return _of(type(parts[0]), together)
+
+
+def _of(kind: type[Columns], columns: Sequence[Any]) -> Columns:
+    return kind(*columns)
