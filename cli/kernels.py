@@ -45,10 +45,10 @@ def _trade_nothing() -> None:
     settings, symbols = StrategySettings(), ("A/USDT", "B/USDT")
     names = feature_names(settings.features)
     closes, no_rows = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    no_values = np.zeros((0, len(names)))
+    nothing = np.zeros(0)
     table = FeatureTable(
         closes, closes - 1, (symbols,), names, np.zeros(2, dtype=np.int64), no_rows,
-        np.zeros(0, dtype=np.bool_), no_values[:, 0], no_values[:, 0], no_values,
+        np.zeros(0, dtype=np.bool_), nothing, nothing, np.zeros((0, len(names))),
     )  # fmt: skip
     prices = TradedPrices(symbols, np.ones((1, 2)), np.ones((1, 2)))
     trade_table(table, prices, {s: derive_instrument(s, 1.0) for s in symbols}, settings)
