@@ -6,7 +6,7 @@ UV := $(shell command -v uv 2>/dev/null || echo python3 -m uv)
 
 .PHONY: help
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 20
 
 .PHONY: uv
 uv:
@@ -40,6 +40,10 @@ test: install ## Run every test that takes seconds, the short chaos run included
 .PHONY: up
 up: install ## Run the whole fleet on this machine until Ctrl-C; no Docker needed
 	@$(BIN)/mnt up
+
+.PHONY: bench-references
+bench-references: | uv ## Install the engines that the backtest is measured against
+	@$(UV) sync --frozen --quiet --project benchmarks/references
 
 .PHONY: bench
 bench: install ## Measure speed and exactness beside references

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from shared.backtest.feature_table import FeatureTable
-from shared.backtest.trading import TradedPrices, trade_table
+from shared.backtest.trading import trade_inputs, trade_table
 from shared.book.instrument import derive_instrument
+from shared.quant.bars import Bars, RawBars
 from shared.quant.cointegration import engle_granger_all_pairs
 from shared.quant.streaming_cointegration import StreamingEngleGranger
 from shared.sleeves.pairs.features import (
@@ -50,5 +51,6 @@ def _trade_nothing() -> None:
         closes, closes - 1, (symbols,), names, np.zeros(2, dtype=np.int64), no_rows,
         np.zeros(0, dtype=np.bool_), nothing, nothing, np.zeros((0, len(names))),
     )  # fmt: skip
-    prices = TradedPrices(symbols, np.ones((1, 2)), np.ones((1, 2)))
-    trade_table(table, prices, {s: derive_instrument(s, 1.0) for s in symbols}, settings)
+    bars = Bars.from_raw(RawBars.from_rows("venue", "5m", ()))
+    inputs = trade_inputs(table, bars, "log")
+    trade_table(table, inputs, {s: derive_instrument(s, 1.0) for s in symbols}, settings)

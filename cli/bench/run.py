@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cli.bench import features, screens
+from cli.bench import backtests, features, screens
 from cli.bench.figure import Figure
 from shared.errors import SettingsError
 
@@ -27,6 +27,9 @@ def benchmarks(data_folder: Path) -> dict[str, Callable[[], Figure]]:
         "stream_rescreen": screens.stream_rescreen,
         "exactness": lambda: screens.exactness(data_folder, _EXACTNESS_PAIRS),
         "features": features.one_close,
+        "backtest_nautilustrader": lambda: backtests.against("nautilustrader", data_folder),
+        "backtest_vectorbt": lambda: backtests.against("vectorbt", data_folder),
+        "backtest_backtesting": lambda: backtests.against("backtesting.py", data_folder),
     }
 
 

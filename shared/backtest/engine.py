@@ -44,7 +44,7 @@ def run_backtest(
     """
     prepared.require_fit(settings)
     instruments = prepared.market.instruments
-    trading = trade_table(prepared.table, prepared.prices, instruments, settings, champion)
+    trading = trade_table(prepared.table, prepared.inputs, instruments, settings, champion)
     identity = Identity(account, settings.run_id(prepared.start_ms))
     return BacktestResult(
         prepared, trading, identity, None if champion is None else champion.sha256

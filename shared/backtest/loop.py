@@ -106,9 +106,16 @@ class Terms(NamedTuple):
 
 
 class Trades(NamedTuple):
-    """What the rule remembers, by pair; see `PairTrade`."""
+    """What the rule remembers, by pair; see `PairTrade`.
+
+    Attributes
+    ----------
+    row
+        The last row of the pair: its closes are those the trade knows.
+    """
 
     side: Int1D
+    row: Int1D
     entered_at_ms: Int1D
     bars_held: Int1D
     missing_closes: Int1D
@@ -118,10 +125,6 @@ class Trades(NamedTuple):
     intercept: Float1D
     spread_mean: Float1D
     spread_std: Float1D
-    close_y: Float1D
-    close_x: Float1D
-    y: Float1D
-    x: Float1D
 
 
 class Positions(NamedTuple):
@@ -217,8 +220,8 @@ class Account(NamedTuple):
         Positions that are not closed, oldest first.
     position_of : shape (n_pairs,)
         The live position of each pair, -1 for none.
-    marks : shape (n_symbols,)
-        Last close seen of each symbol, in the quote currency.
+    marks, marks_ticks : shape (n_symbols,)
+        Last close seen of each symbol, in the quote currency and in ticks.
     entries, exits : shape (n_pairs,)
         Signals and pairs of the present close.
     openings : shape (top_k, 5)
@@ -231,6 +234,7 @@ class Account(NamedTuple):
     live: Int1D
     position_of: Int1D
     marks: Float1D
+    marks_ticks: Int1D
     entries: Int1D
     exits: Int1D
     openings: Int2D
@@ -280,18 +284,25 @@ def trade_closes(
         counts[N_INTENTS] += n_closing + n_opening
         for row in range(rows.first_row[close], rows.first_row[close + 1]):
             legs = market.legs[rows.pair[row]]
-            account.marks[legs[0]] = rows.close_y[row]
-            account.marks[legs[1]] = rows.close_x[row]
+            _mark(legs[0], rows.close_y[row], market, account)
+            _mark(legs[1], rows.close_x[row], market, account)
+        # A call with so many columns costs more than the question whether it is needed.
         for n in range(counts[N_LIVE]):
-            _match(account.live[n], close, at_ms, market, terms, account, positions, orders, fills)
+            position = account.live[n]
+            if positions.working[position, 0] >= 0 or positions.working[position, 1] >= 0:
+                _match(position, close, at_ms, market, terms, account, positions, orders, fills)
         _charge_funding(at_ms, market, terms, account, positions)
+        n_closed = 0
         for n in range(counts[N_LIVE]):
-            _move_on(account.live[n], at_ms, account, positions, orders)
+            position = account.live[n]
+            if positions.state[position] != OPEN:
+                n_closed += _move_on(position, at_ms, account, positions, orders)
         for n in range(n_closing):
             _close(account.exits[n], at_ms, account, positions, orders)
         for n in range(n_opening):
             _open(account.openings[n], at_ms, account, positions, orders, signals)
-        _release_closed(account, positions)
+        if n_closed > 0:
+            _release_closed(account, positions)
         _value(close, market, account, positions, equity)
         counts[PREVIOUS_MS] = at_ms
 
@@ -322,12 +333,40 @@ def _decide(
             here = row
             row += 1
         if is_known and trades.side[pair] != 0:
-            if _follow(close, pair, here, rows, limits, account, trades, signals):
+            trades.bars_held[pair] += 1
+            trades.missing_closes[pair] += 1
+            if here >= 0:
+                trades.missing_closes[pair] = 0
+                trades.row[pair] = here
+            seen = trades.row[pair]
+            z_score = z_held(
+                rows.y[seen],
+                rows.x[seen],
+                trades.hedge_ratio[pair],
+                trades.intercept[pair],
+                trades.spread_mean[pair],
+                trades.spread_std[pair],
+            )
+            reason = exit_reason(
+                -trades.side[pair] * z_score,
+                trades.bars_held[pair],
+                trades.missing_closes[pair],
+                limits,
+            )
+            if reason > 0:
+                _signal(close, pair, reason, z_score, math.nan, rows, account, trades, signals)
+                trades.side[pair] = 0
+                trades.cooldown_left[pair] = limits.cooldown_bars
                 account.exits[n_exits] = pair
                 n_exits += 1
         elif is_known and trades.cooldown_left[pair] > 1:
             trades.cooldown_left[pair] -= 1
-        elif here >= 0 and _enters(here, rows, limits, terms):
+        elif (
+            here >= 0
+            and rows.is_active[here]
+            and may_enter(rows.z_score[here], rows.beta[here], rows.spread_std[here], limits)
+            and _model_agrees(rows.confidence[here], terms)
+        ):
             account.entries[n_entries] = counts[N_SIGNALS]
             n_entries += 1
             _enter(close, at_ms, pair, here, rows, account, trades, signals)
@@ -341,12 +380,7 @@ def _decide(
 
 
 @compiled
-def _enters(row: int, rows: Rows, limits: Thresholds, terms: Terms) -> bool:
-    if not rows.is_active[row]:
-        return False
-    if not may_enter(rows.z_score[row], rows.beta[row], rows.spread_std[row], limits):
-        return False
-    confidence = rows.confidence[row]
+def _model_agrees(confidence: float, terms: Terms) -> bool:
     if math.isnan(confidence):
         return not terms.needs_model
     return bool(confidence >= terms.probability_threshold)
@@ -372,50 +406,8 @@ def _enter(
     trades.hedge_ratio[pair], trades.intercept[pair] = rows.beta[row], rows.alpha[row]
     trades.spread_mean[pair] = rows.spread_mean[row]
     trades.spread_std[pair] = rows.spread_std[row]
-    _see(pair, row, rows, trades)
-    _signal(close, pair, 0, z_score, rows.confidence[row], account, trades, signals)
-
-
-@compiled
-def _follow(
-    close: int,
-    pair: int,
-    row: int,
-    rows: Rows,
-    limits: Thresholds,
-    account: Account,
-    trades: Trades,
-    signals: Signals,
-) -> bool:
-    """Hold a trade for one more close, or leave it and say so; `row` is -1 without features."""
-    trades.bars_held[pair] += 1
-    trades.missing_closes[pair] = trades.missing_closes[pair] + 1 if row < 0 else 0
-    if row >= 0:
-        _see(pair, row, rows, trades)
-    z_score = z_held(
-        trades.y[pair],
-        trades.x[pair],
-        trades.hedge_ratio[pair],
-        trades.intercept[pair],
-        trades.spread_mean[pair],
-        trades.spread_std[pair],
-    )
-    reason = exit_reason(
-        -trades.side[pair] * z_score, trades.bars_held[pair], trades.missing_closes[pair], limits
-    )
-    if reason == 0:
-        return False
-    _signal(close, pair, reason, z_score, math.nan, account, trades, signals)
-    trades.side[pair] = 0
-    trades.cooldown_left[pair] = limits.cooldown_bars
-    return True
-
-
-@compiled
-def _see(pair: int, row: int, rows: Rows, trades: Trades) -> None:
-    """Take the closes of a row as the last that the trade knows."""
-    trades.close_y[pair], trades.close_x[pair] = rows.close_y[row], rows.close_x[row]
-    trades.y[pair], trades.x[pair] = rows.y[row], rows.x[row]
+    trades.row[pair] = row
+    _signal(close, pair, 0, z_score, rows.confidence[row], rows, account, trades, signals)
 
 
 @compiled
@@ -425,6 +417,7 @@ def _signal(
     reason: int,
     z_score: float,
     confidence: float,
+    rows: Rows,
     account: Account,
     trades: Trades,
     signals: Signals,
@@ -438,7 +431,8 @@ def _signal(
     signals.hedge_ratio[n], signals.intercept[n] = trades.hedge_ratio[pair], trades.intercept[pair]
     signals.spread_mean[n] = trades.spread_mean[pair]
     signals.spread_std[n] = trades.spread_std[pair]
-    signals.close_y[n], signals.close_x[n] = trades.close_y[pair], trades.close_x[pair]
+    seen = trades.row[pair]
+    signals.close_y[n], signals.close_x[n] = rows.close_y[seen], rows.close_x[seen]
 
 
 @compiled
@@ -534,6 +528,13 @@ def _sized(
 
 
 @compiled
+def _mark(symbol: int, price: float, market: Market, account: Account) -> None:
+    if account.marks[symbol] != price:  # many pairs share a symbol
+        account.marks[symbol] = price
+        account.marks_ticks[symbol] = _ticks(price, symbol, market)
+
+
+@compiled
 def _ticks(price: float, symbol: int, market: Market) -> int:
     return max(1, units_nearest(price, market.price_scale[symbol]))
 
@@ -619,7 +620,7 @@ def _charge_funding(
             lots = positions.lots[position, leg]
             if lots != 0:
                 symbol = market.legs[positions.pair[position], leg]
-                ticks = _ticks(account.marks[symbol], symbol, market)
+                ticks = account.marks_ticks[symbol]
                 notional_e8 = ticks * abs(lots) * market.notional_step[symbol]
                 cost_e8 += instants * charge(notional_e8, terms.funding_ppm)
                 if lots < 0:
@@ -631,19 +632,21 @@ def _charge_funding(
 @compiled
 def _move_on(
     position: int, at_ms: int, account: Account, positions: Positions, orders: Orders
-) -> None:
-    """Take a position whose orders have all ended to its next state."""
+) -> bool:
+    """Take a position whose orders have all ended to its next state; tell if that is the last."""
     working, lots = positions.working[position], positions.lots[position]
-    if working[0] >= 0 or working[1] >= 0 or positions.state[position] == OPEN:
-        return
+    if working[0] >= 0 or working[1] >= 0:
+        return False
     if lots[0] == 0 and lots[1] == 0:
         positions.state[position] = CLOSED
         positions.closed_at_ms[position] = at_ms
-    elif positions.state[position] == OPENING and lots[0] != 0 and lots[1] != 0:
+        return True
+    if positions.state[position] == OPENING and lots[0] != 0 and lots[1] != 0:
         positions.state[position] = OPEN
     else:
         positions.state[position] = CLOSING
         _submit_closing(position, BY_UNWIND, at_ms, account, positions, orders)
+    return False
 
 
 @compiled
@@ -753,7 +756,7 @@ def _value(
             lots = positions.lots[position, leg]
             if lots != 0:
                 symbol = market.legs[positions.pair[position], leg]
-                ticks = _ticks(account.marks[symbol], symbol, market)
+                ticks = account.marks_ticks[symbol]
                 value_e8 = ticks * lots * market.notional_step[symbol]
                 net_e8 += value_e8
                 gross_e8 += abs(value_e8)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from shared.backtest.digests import bars_digest
 from shared.backtest.feature_table import FeatureTable, compute_feature_table
-from shared.backtest.trading import TradedPrices, traded_prices
+from shared.backtest.trading import TradeInputs, trade_inputs
 from shared.errors import SettingsError
 from shared.events.screener import PairsScreened
 from shared.quant.bars import Bars
@@ -22,7 +22,7 @@ _SECTIONS = ("trade_timeframe", "ingest", "screener", "features")
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Screens, features and prices of a period.
+    """Screens and features of a period.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Prepared:
     end_ms: int | None
     screens: tuple[PairsScreened, ...]
     table: FeatureTable
-    prices: TradedPrices
+    inputs: TradeInputs
 
     @cached_property
     def seen(self) -> list[Bars]:
@@ -88,8 +88,8 @@ def prepare(
     bars = market.checked[settings.trade_timeframe].accepted
     closes = bars.between(start_ms, end_ms).closes()
     table = compute_feature_table(bars, closes, screens, settings.features)
-    prices = traded_prices(table, bars)
-    return Prepared(market, settings, start_ms, end_ms, screens, table, prices)
+    inputs = trade_inputs(table, bars, settings.features.spread_space)
+    return Prepared(market, settings, start_ms, end_ms, screens, table, inputs)
 
 
 def _screen(

@@ -40,6 +40,7 @@ from shared.errors import DataError
 from shared.quant.bars import Bars
 from shared.quant.compiled import compiled
 from shared.quant.typing import Bool1D, Float1D, Float2D
+from shared.sleeves.pairs.features import SpreadSpace
 from shared.sleeves.pairs.model import LogisticModel
 from shared.sleeves.pairs.rules import thresholds_of
 from shared.sleeves.pairs.settings import StrategySettings
@@ -61,35 +62,59 @@ class Trading:
     n_intents: int
 
 
-class TradedPrices(NamedTuple):
-    """Opens and volumes of the symbols of a table, read once for any number of runs."""
+class TradeInputs(NamedTuple):
+    """What the loop reads of a table and its bars, made once for any number of runs.
+
+    Attributes
+    ----------
+    symbols
+        Of the columns of `opens` and `volumes`.
+    rows
+        The columns that decide, without a model's word.
+    """
 
     symbols: tuple[str, ...]
     opens: Float2D
     volumes: Float2D
+    rows: Rows
 
 
-def traded_prices(table: FeatureTable, bars: Bars) -> TradedPrices:
-    """Return what the orders of a table's pairs can trade against.
+def trade_inputs(table: FeatureTable, bars: Bars, spread_space: SpreadSpace) -> TradeInputs:
+    """Return what trading a table reads.
 
     Parameters
     ----------
     table
-        Its closes are the rows.
+        Features.
     bars
         Of the trade timeframe.
+    spread_space
+        Of the features.
     """
     symbols = tuple(sorted({symbol for pair in table.pairs for symbol in pair}))
-    return TradedPrices(
-        symbols,
-        bars.wide(symbols, "open", table.closes_at_ms),
-        bars.wide(symbols, "volume", table.closes_at_ms),
+    is_log = spread_space == "log"
+    rows = Rows(
+        first_row=table.first_row,
+        pair=table.pair,
+        is_active=table.is_active,
+        close_y=table.close_y,
+        close_x=table.close_x,
+        y=_logarithms(table.close_y) if is_log else table.close_y,
+        x=_logarithms(table.close_x) if is_log else table.close_x,
+        z_score=table.column("z_score"),
+        beta=table.column("beta"),
+        alpha=table.column("alpha"),
+        spread_mean=table.column("spread_mean"),
+        spread_std=table.column("spread_std"),
+        confidence=np.full(len(table.pair), np.nan),
     )
+    opens = bars.wide(symbols, "open", table.closes_at_ms)
+    return TradeInputs(symbols, opens, bars.wide(symbols, "volume", table.closes_at_ms), rows)
 
 
 def trade_table(
     table: FeatureTable,
-    prices: TradedPrices,
+    inputs: TradeInputs,
     instruments: Mapping[str, Instrument],
     settings: StrategySettings,
     champion: LogisticModel | None = None,
@@ -98,8 +123,8 @@ def trade_table(
 
     Parameters
     ----------
-    table, prices
-        Features, and what orders fill against.
+    table, inputs
+        Features, and what was made of them and the bars.
     instruments
         Units of every symbol of the table.
     settings
@@ -113,10 +138,10 @@ def trade_table(
         If a price or a volume is too large to be counted in ticks or lots.
     """
     limits, terms = thresholds_of(settings.signals), _terms(settings)
-    rows = _rows(table, settings, champion)
-    market = _market(table, prices, instruments)
+    rows = _with_confidence(inputs.rows, table, settings, champion)
+    market = _market(table, inputs, instruments)
     n_closes, n_pairs = len(table.closes_at_ms), len(table.pairs)
-    account = _account(n_pairs, len(prices.symbols), settings)
+    account = _account(n_pairs, len(inputs.symbols), settings)
     trades = _columns(Trades, n_pairs)
     equity = _columns(Equity, n_closes)
     positions, orders = _columns(Positions, 0), _columns(Orders, 0)
@@ -168,27 +193,13 @@ def _terms(settings: StrategySettings) -> Terms:
     )
 
 
-def _rows(table: FeatureTable, settings: StrategySettings, champion: LogisticModel | None) -> Rows:
-    is_log = settings.features.spread_space == "log"
-    confidence = np.full(len(table.pair), np.nan)
-    if champion is not None and settings.signals.signals_from != "z":
-        places = champion.places_in(table.feature_names)
-        confidence = champion.predict_probability(table.values[:, places])
-    return Rows(
-        first_row=table.first_row,
-        pair=table.pair,
-        is_active=table.is_active,
-        close_y=table.close_y,
-        close_x=table.close_x,
-        y=_logarithms(table.close_y) if is_log else table.close_y,
-        x=_logarithms(table.close_x) if is_log else table.close_x,
-        z_score=table.column("z_score"),
-        beta=table.column("beta"),
-        alpha=table.column("alpha"),
-        spread_mean=table.column("spread_mean"),
-        spread_std=table.column("spread_std"),
-        confidence=confidence,
-    )
+def _with_confidence(
+    rows: Rows, table: FeatureTable, settings: StrategySettings, champion: LogisticModel | None
+) -> Rows:
+    if champion is None or settings.signals.signals_from == "z":
+        return rows
+    places = champion.places_in(table.feature_names)
+    return rows._replace(confidence=champion.predict_probability(table.values[:, places]))
 
 
 @compiled
@@ -201,14 +212,14 @@ def _logarithms(values: Float1D) -> Float1D:
 
 
 def _market(
-    table: FeatureTable, prices: TradedPrices, instruments: Mapping[str, Instrument]
+    table: FeatureTable, inputs: TradeInputs, instruments: Mapping[str, Instrument]
 ) -> Market:
-    units = [instruments[symbol] for symbol in prices.symbols]
-    place = {symbol: n for n, symbol in enumerate(prices.symbols)}
+    units = [instruments[symbol] for symbol in inputs.symbols]
+    place = {symbol: n for n, symbol in enumerate(inputs.symbols)}
     market = Market(
         closes_at_ms=table.closes_at_ms,
-        opens=prices.opens,
-        volumes=prices.volumes,
+        opens=inputs.opens,
+        volumes=inputs.volumes,
         legs=np.array([[place[y], place[x]] for y, x in table.pairs]).reshape(-1, 2),
         price_scale=np.array([SCALES[each.price_decimals] for each in units]),
         lot_scale=np.array([SCALES[each.lot_decimals] for each in units]),
@@ -223,7 +234,7 @@ def _market(
         if too_large.size:
             close, symbol = too_large[0]
             raise DataError(
-                f"{prices.symbols[symbol]}: {name} of {values[close, symbol]} in the bar that "
+                f"{inputs.symbols[symbol]}: {name} of {values[close, symbol]} in the bar that "
                 f"closes at {table.closes_at_ms[close]} ms is more than {MOST_UNITS:.0e} units: "
                 "leave the symbol out or correct the bar"
             )
@@ -241,6 +252,7 @@ def _account(n_pairs: int, n_symbols: int, settings: StrategySettings) -> Accoun
         live=np.zeros(top_k, dtype=np.int64),
         position_of=np.full(n_pairs, -1),
         marks=np.zeros(n_symbols),
+        marks_ticks=np.zeros(n_symbols, dtype=np.int64),
         entries=np.zeros(n_pairs, dtype=np.int64),
         exits=np.zeros(n_pairs, dtype=np.int64),
         openings=np.zeros((top_k, 5), dtype=np.int64),

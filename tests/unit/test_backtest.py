@@ -194,11 +194,11 @@ def test_a_period_prepared_otherwise_is_refused() -> None:
 
 def test_a_volume_that_cannot_be_counted_is_refused_with_its_symbol() -> None:
     prepared = run().prepared
-    volumes = prepared.prices.volumes.copy()
+    volumes = prepared.inputs.volumes.copy()
     volumes[3, 1] = 1e20
-    prices = prepared.prices._replace(volumes=volumes)
+    inputs = prepared.inputs._replace(volumes=volumes)
     with pytest.raises(DataError, match=r"B/USDT: volume of 1e\+20"):
-        trade_table(prepared.table, prices, prepared.market.instruments, SETTINGS)
+        trade_table(prepared.table, inputs, prepared.market.instruments, SETTINGS)
 
 
 def test_what_comes_later_changes_nothing_before() -> None:
