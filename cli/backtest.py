@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,9 +15,9 @@ from shared.backtest.engine import account_summary, run_backtest
 from shared.backtest.preparation import Prepared, prepare
 from shared.backtest.result import BacktestResult
 from shared.clock import instant_of_ms, ms_of_instant, utc_now
-from shared.errors import DataError
+from shared.errors import DataError, SettingsError
 from shared.settings import strategy_of
-from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME
+from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME, StrategySettings
 from shared.venues.market import load_market
 
 _INSTANT = pa.timestamp("ms", tz="UTC")
@@ -36,6 +38,81 @@ def backtest(
         If the files are unusable or no close lies between start and end.
     """
     strategy = strategy_of(overrides)
+    prepared = _prepare(bars, strategy, start_ms, end_ms)
+    result = run_backtest(prepared, strategy, account=account)
+    report = {
+        "counts": result.tally.counts(),
+        **account_summary(result, strategy.portfolio.capital_e8),
+        "digests": result.tally.digests(prepared.bars_digest),
+        "price_sources": sorted({i.price_source for i in prepared.market.instruments.values()}),
+        "last_screen": _last_screen(prepared),
+    }
+    return result, report
+
+
+def sweep(
+    bars: Sequence[Path],
+    start_ms: int | None,
+    end_ms: int | None,
+    overrides: Sequence[str],
+    grid: Sequence[str],
+) -> list[dict[str, object]]:
+    """Run a backtest for every combination of some values of settings.
+
+    Screens and features are computed once for all combinations that share them.
+
+    Parameters
+    ----------
+    grid
+        Settings with the values to try, such as `signals.entry_z=1.5,2,2.5`.
+
+    Returns
+    -------
+    list of dict
+        Settings and outcome of each run, amounts in 1e-8 of the quote.
+
+    Raises
+    ------
+    SettingsError
+        If a setting or a value is unknown.
+    DataError
+        As `backtest`.
+    """
+    choices = []
+    for each in grid:
+        name, sign, values = each.partition("=")
+        if not sign or not values:
+            raise SettingsError(f"--sweep {each}: write it like signals.entry_z=1.5,2,2.5")
+        choices.append([f"{name}={value}" for value in values.split(",")])
+    variants = [(chosen, strategy_of((*overrides, *chosen))) for chosen in product(*choices)]
+    prepared: Prepared | None = None
+    runs: list[dict[str, object]] = []
+    for chosen, strategy in variants:
+        if prepared is None or not prepared.fits(strategy):
+            prepared = _prepare(bars, strategy, start_ms, end_ms)
+        result = run_backtest(prepared, strategy, account="paper")
+        runs.append({**dict(each.split("=", 1) for each in chosen), **_outcome(result, strategy)})
+    return runs
+
+
+def _outcome(result: BacktestResult, strategy: StrategySettings) -> dict[str, object]:
+    equity = result.trading.equity.equity_e8
+    positions = result.trading.positions
+    capital_e8 = strategy.portfolio.capital_e8
+    path = np.concatenate([[capital_e8], equity])
+    return {
+        "profit_e8": int(path[-1]) - capital_e8,
+        "fees_e8": int(positions.fees_e8.sum()),
+        "funding_e8": int(positions.funding_e8.sum()),
+        "positions": len(positions.pair),
+        "fills": len(result.trading.fills.order),
+        "max_drawdown_e8": int((np.maximum.accumulate(path) - path).max()),
+    }
+
+
+def _prepare(
+    bars: Sequence[Path], strategy: StrategySettings, start_ms: int | None, end_ms: int | None
+) -> Prepared:
     market = load_market(
         bars,
         (SCREEN_TIMEFRAME,),
@@ -45,18 +122,7 @@ def backtest(
     )
     if not market.closes(start_ms, end_ms):
         raise DataError("no bar closes between start and end: widen the period")
-    prepared = prepare(market, strategy, start_ms=start_ms, end_ms=end_ms)
-    result = run_backtest(prepared, strategy, account=account)
-    report = {
-        "counts": result.tally.counts(),
-        **account_summary(result, strategy.portfolio.capital_e8),
-        "digests": result.tally.digests(prepared.bars_digest),
-        "price_sources": sorted({i.price_source for i in market.instruments.values()}),
-        "last_screen": prepared.screens[-1].summary
-        if prepared.screens
-        else "no close was screened",
-    }
-    return result, report
+    return prepare(market, strategy, start_ms=start_ms, end_ms=end_ms)
 
 
 def _last_screen(prepared: Prepared) -> str:

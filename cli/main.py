@@ -108,6 +108,19 @@ def _show_report(report: dict[str, Any]) -> Callable[[Console], None]:
     return show
 
 
+def _sweep_table(runs: list[dict[str, Any]]) -> Table:
+    """Return one line a run; amounts in units of the quote."""
+    table = Table(*(name.replace("_e8", " USDT") for name in runs[0]))
+    for run_ in runs:
+        table.add_row(
+            *(
+                f"{value / 1e8:,.2f}" if name.endswith("_e8") else str(value)
+                for name, value in run_.items()
+            )
+        )
+    return table
+
+
 @app.command()
 def up(
     market: Annotated[
@@ -290,16 +303,24 @@ def backtest(
     end: EndOption = None,
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the results.")] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--sweep", help="Values of a setting to try, as signals.entry_z=1.5,2,2.5."),
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Trade recorded bars in one process; same digests as a replay."""
     from cli.backtest import backtest as run_it
-    from cli.backtest import write_results
+    from cli.backtest import sweep, write_results
 
     del home  # a backtest keeps no state
     start_ms = None if start is None else ms_of_instant(as_utc(start))
     end_ms = None if end is None else ms_of_instant(as_utc(end))
+    if grid:
+        runs = sweep(bars, start_ms, end_ms, overrides or (), grid)
+        _emit(runs, as_json, lambda console: console.print(_sweep_table(runs)))
+        return
     result, report = run_it(bars, start_ms, end_ms, overrides or ())
     if out is not None:
         write_results(result, report, out)

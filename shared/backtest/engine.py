@@ -13,6 +13,7 @@ from shared.backtest.preparation import Prepared
 from shared.backtest.result import BacktestResult
 from shared.backtest.trading import trade_table
 from shared.book.ledger import Identity
+from shared.errors import SettingsError
 from shared.sleeves.pairs.model import LogisticModel
 from shared.sleeves.pairs.settings import StrategySettings
 
@@ -42,7 +43,11 @@ def run_backtest(
     SettingsError
         If the settings would have given other screens or features.
     """
-    prepared.require_fit(settings)
+    if not prepared.fits(settings):
+        raise SettingsError(
+            "the period was prepared with other settings of trade_timeframe, ingest, screener or "
+            "features: prepare it anew"
+        )
     instruments = prepared.market.instruments
     trading = trade_table(prepared.table, prepared.inputs, instruments, settings, champion)
     identity = Identity(account, settings.run_id(prepared.start_ms))

@@ -9,7 +9,6 @@ from functools import cached_property
 from shared.backtest.digests import bars_digest
 from shared.backtest.feature_table import FeatureTable, compute_feature_table
 from shared.backtest.trading import TradeInputs, trade_inputs
-from shared.errors import SettingsError
 from shared.events.screener import PairsScreened
 from shared.quant.bars import Bars
 from shared.sleeves.pairs.screener import PairScreener
@@ -51,19 +50,9 @@ class Prepared:
         """Digest of the bars seen."""
         return bars_digest(self.seen)
 
-    def require_fit(self, settings: StrategySettings) -> None:
-        """Refuse settings that would have given other screens or features.
-
-        Raises
-        ------
-        SettingsError
-            If they would.
-        """
-        for section in _SECTIONS:
-            if getattr(settings, section) != getattr(self.settings, section):
-                raise SettingsError(
-                    f"the period was prepared with other settings of {section}: prepare it anew"
-                )
+    def fits(self, settings: StrategySettings) -> bool:
+        """Tell whether settings would have given the same screens and features."""
+        return all(getattr(settings, s) == getattr(self.settings, s) for s in _SECTIONS)
 
 
 def prepare(

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from cli.backtest import sweep
 from shared.backtest.engine import account_summary, run_backtest
 from shared.backtest.preparation import prepare
 from shared.backtest.result import BacktestResult
 from shared.backtest.trading import trade_table
+from shared.book.execution import FillTerms
 from shared.book.instrument import instruments_from_bars
 from shared.book.ledger import Ledger
 from shared.book.orders import Order, OrderState, Side
@@ -188,7 +192,7 @@ def test_the_same_run_gives_the_same_digests() -> None:
 
 def test_a_period_prepared_otherwise_is_refused() -> None:
     settings = SETTINGS.model_copy(update={"features": FeatureSettings()})
-    with pytest.raises(SettingsError, match="other settings of features"):
+    with pytest.raises(SettingsError, match="prepare it anew"):
         run_backtest(run().prepared, settings, account="paper")
 
 
@@ -231,3 +235,40 @@ def test_the_account_is_summed_up_at_the_last_close() -> None:
     empty = prepare(market(), SETTINGS, start_ms=at(10**6), end_ms=None)
     nothing = run_backtest(empty, SETTINGS, account="paper")
     assert account_summary(nothing, 7) == {"cash_e8": 7, "equity_e8": 7, "positions": []}
+
+
+def test_a_sweep_gives_each_combination_what_its_own_backtest_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cli.backtest.load_market", lambda *_: market())
+    monkeypatch.setattr("cli.backtest.strategy_of", swept)
+    prepared = Mock(wraps=prepare)
+    monkeypatch.setattr("cli.backtest.prepare", prepared)
+    runs = sweep([], START_MS, None, (), ["entry_z=0.8,1.2", "fee_ppm=0,500"])
+    assert [(run["entry_z"], run["fee_ppm"]) for run in runs] == [
+        ("0.8", "0"), ("0.8", "500"), ("1.2", "0"), ("1.2", "500"),
+    ]  # fmt: skip
+    prepared.assert_called_once()
+    alone = run_backtest(run().prepared, swept(("entry_z=1.2", "fee_ppm=500")), account="paper")
+    assert runs[3]["profit_e8"] == alone.equity[-1].equity_e8 - CAPITAL_E8
+    assert runs[3]["fees_e8"] == sum(fill.fee_e8 for fill in alone.fills)
+    equity = [CAPITAL_E8, *(point.equity_e8 for point in alone.equity)]
+    falls = [max(equity[: n + 1]) - each for n, each in enumerate(equity)]
+    assert runs[3]["max_drawdown_e8"] == max(falls)
+    assert runs[2]["fees_e8"] == 0
+
+
+def swept(overrides: Sequence[str]) -> StrategySettings:
+    """Return the settings of the tests with an entry and a fee of a sweep."""
+    given = dict(each.split("=") for each in overrides)
+    return SETTINGS.model_copy(
+        update={
+            "signals": SETTINGS.signals.model_copy(update={"entry_z": float(given["entry_z"])}),
+            "execution": FillTerms(fee_ppm=int(given["fee_ppm"])),
+        }
+    )
+
+
+def test_a_grid_without_values_is_refused() -> None:
+    with pytest.raises(SettingsError, match="write it like"):
+        sweep([], None, None, (), ["signals.entry_z"])
