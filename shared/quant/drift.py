@@ -53,7 +53,8 @@ def feature_drift(
     names
         Names of the k features.
     n_bins
-        Bins of equally many training samples; fewer where a value repeats that often.
+        Bins of equally many training samples. A value at which two of them meet is a bin of
+        its own, so that a flag, or any value that repeats, is not mixed with its neighbours.
 
     Returns
     -------
@@ -93,7 +94,7 @@ def feature_drift(
     for column, name in enumerate(names):
         before, now = training[:, column], present[:, column]
         edges = np.unique(np.quantile(before, np.arange(1, n_bins) / n_bins))
-        expected, found = _shares(before, edges), _shares(now, edges)
+        expected, found = _shares(before, now, edges)
         log_ratio = np.log(found / expected)
         test = ks_2samp(before, now, method="asymp")
         drifts.append(
@@ -108,12 +109,16 @@ def feature_drift(
     return tuple(drifts)
 
 
-def _shares(values: Float1D, edges: Float1D) -> Float1D:
-    # A value on an edge belongs below it, so that a value that repeats is a bin of its own
-    # where it is an edge.
-    counts = np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) + _SMOOTHING
-    shares: Float1D = counts / counts.sum()
-    return shares
+def _shares(before: Float1D, now: Float1D, edges: Float1D) -> tuple[Float1D, Float1D]:
+    """Return the share of either sample in every bin that holds any of them."""
+    counts = np.zeros((2, 2 * len(edges) + 1))
+    for sample, values in enumerate((before, now)):
+        # Even bins lie between two edges, odd ones are the edges themselves.
+        bin_of = np.searchsorted(edges, values) + np.searchsorted(edges, values, side="right")
+        counts[sample] = np.bincount(bin_of, minlength=counts.shape[1])
+    held = counts[:, counts.any(axis=0)] + _SMOOTHING
+    expected, found = held / held.sum(axis=1, keepdims=True)
+    return expected, found
 
 
 def _require_sound(training: Float2D, present: Float2D, names: Sequence[str], n_bins: int) -> None:

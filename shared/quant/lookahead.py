@@ -208,23 +208,23 @@ def warmup_bars_needed(
             raise DataError(
                 f"point {point} of {n_bars} bars: give one from {fewest_bars} to {n_bars - 1}"
             )
+        history = {name: column[: point + 1] for name, column in bars.items()}
+        expected = {name: values[point : point + 1] for name, values in whole.items()}
         runs: dict[int, Columns] = {}
-
-        def is_stable(name: str, n_last: int, point: int = point, runs: Any = runs) -> bool:
-            if n_last not in runs:
-                last = {key: column[point + 1 - n_last : point + 1] for key, column in bars.items()}
-                runs[n_last] = _run(pipeline, last, n_last)
-            values = runs[n_last][name][-1:]
-            return bool(_is_same(values, whole[name][point : point + 1], tolerance).all())
-
         for name, so_far in needed.items():
-            value = whole[name][point]
+            value = expected[name]
             if so_far is None or (value.dtype.kind == "f" and np.isnan(value).any()):
                 continue
             low, high = fewest_bars, point + 1
             while low < high:
                 middle = (low + high) // 2
-                low, high = (low, middle) if is_stable(name, middle) else (middle + 1, high)
+                if middle not in runs:
+                    last = {key: column[-middle:] for key, column in history.items()}
+                    runs[middle] = _run(pipeline, last, middle)
+                if _is_same(runs[middle][name][-1:], value, tolerance).all():
+                    high = middle
+                else:
+                    low = middle + 1
             needed[name] = max(so_far, low) if low <= point else None
     return {name: n_last or None for name, n_last in needed.items()}
 

@@ -58,8 +58,10 @@ def test_a_feature_that_has_become_constant_has_drifted() -> None:
 
 def test_a_flag_that_is_set_more_often_has_drifted() -> None:
     rng = np.random.default_rng(4)
-    rare, frequent = (rng.random(4000) < p for p in (0.2, 0.6))
-    assert drift_of(rare.astype(float), frequent.astype(float)).stability_index > 0.5
+    for before, after in ((0.2, 0.6), (0.03, 0.3), (0.97, 0.7)):
+        flags, later = ((rng.random(4000) < p).astype(np.float64) for p in (before, after))
+        expected = (after - before) * np.log(after / before * (1 - before) / (1 - after))
+        assert drift_of(flags, later).stability_index == pytest.approx(expected, rel=0.15)
     constant = np.ones(100)
     assert drift_of(constant, constant).stability_index == 0
 

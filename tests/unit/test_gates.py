@@ -117,6 +117,7 @@ def test_missing_evidence_passes_nothing() -> None:
     assert verdicts(GOOD, None)["shadow_closes"] == "missing"
     unknown = replace(GOOD, overfitting_probability=math.nan)
     assert verdicts(unknown, SHADOW)["overfitting_probability"] == "missing"
+    assert not are_passed(judge(GOOD, None, SETTINGS), ALL_GATES)
     assert not are_passed((), ALL_GATES)
     results = judge(GOOD, SHADOW, SETTINGS)
     assert not are_passed(results[1:], ALL_GATES)  # a gate left out is a gate not passed

@@ -17,6 +17,15 @@ def test_the_curve_by_hand() -> None:
     assert curve.expected_error == pytest.approx((0.4 / 3 + 0.1 / 3) / 2)
 
 
+def test_the_error_counts_samples_and_not_bins() -> None:
+    # Three samples are off by 0.2 in the mean, four by 0.15.
+    labels = np.array([0, 0, 0, 1, 1, 1, 1])
+    probability = np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9, 1.0])
+    curve = calibration_curve(labels, probability, n_bins=2)
+    assert curve.n_samples.tolist() == [3, 4]
+    assert curve.expected_error == pytest.approx((3 * 0.2 + 4 * 0.15) / 7)
+
+
 def test_honest_probabilities_lie_on_the_diagonal() -> None:
     rng = np.random.default_rng(1)
     probability = rng.uniform(size=20_000)
