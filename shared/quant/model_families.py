@@ -236,7 +236,8 @@ class FittedModel:
         ----------
         features : ndarray of float64, shape (n, k)
         """
-        probability = self.estimator.predict_proba((features - self.mean) / self.scale)
+        with _one_thread():
+            probability = self.estimator.predict_proba((features - self.mean) / self.scale)
         return np.asarray(probability[:, 1], dtype=np.float64)
 
     def own_importances(self) -> Float1D | None:
@@ -324,12 +325,16 @@ def fit_model(
     if family.is_scaled:
         mean, scale = features.mean(axis=0), features.std(axis=0)
         scale[features.min(axis=0) == features.max(axis=0)] = 1.0
-    from threadpoolctl import threadpool_limits
-
-    # Some libraries take all cores and have no parameter against it.
-    with threadpool_limits(1):
+    with _one_thread():
         estimator.fit((features - mean) / scale, labels, sample_weight=weights)
     return FittedModel(family, chosen, seed, estimator, mean, scale)
+
+
+def _one_thread() -> Any:
+    # Some libraries take all cores, have no parameter against it and spin where others work.
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
 
 
 def _estimator_class(family: ModelFamily) -> Any:
