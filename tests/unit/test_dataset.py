@@ -59,6 +59,8 @@ def test_stretched_rows_of_every_pair_are_pooled_in_order_of_time() -> None:
     assert found.features[:, 0].tolist() == [2.0, -2.0, 3.0, -2.5]
     assert found.features.shape == (4, 5)
     assert found.feature_names == NAMES
+    # A's spans 0-2 and 2-4 share bar 2; C's spans 1-3 and 2-4 share two of three bars.
+    assert found.weights.tolist() == pytest.approx([5 / 6, 2 / 3, 5 / 6, 2 / 3])
 
 
 def test_ties_in_time_are_in_order_of_the_pairs_whatever_order_they_come_in() -> None:

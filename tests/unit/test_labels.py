@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import pytest
 from shared.errors import DataError
 from shared.quant.typing import Float1D, Float2D, Int1D
 from shared.sleeves.pairs.features import FeatureSettings, feature_names, pair_features
-from shared.sleeves.pairs.labels import Labels, LabelSettings, make_labels
+from shared.sleeves.pairs.labels import LabelKind, Labels, LabelSettings, make_labels
 
 BAR_MS = 300_000
 NAMES = ("z_score", "beta", "alpha", "spread_mean", "spread_std")
@@ -25,11 +25,12 @@ def label(
     close_y: list[float],
     close_x: list[float],
     *,
-    kind: Literal["z_threshold", "held_return"] = "z_threshold",
+    kind: LabelKind = "z_threshold",
     space: Literal["log", "price"] = "price",
     closes_at: Int1D | None = None,
     horizon_bars: int = 2,
     cost_rate: float = 0.0011,
+    stop_loss_std: float = 1.0,
 ) -> Labels:
     return make_labels(
         features,
@@ -39,7 +40,12 @@ def label(
         np.arange(len(close_y)) * BAR_MS if closes_at is None else closes_at * BAR_MS,
         bar_ms=BAR_MS,
         spread_space=space,
-        settings=LabelSettings(kind=kind, horizon_bars=horizon_bars, cost_rate=cost_rate),
+        settings=LabelSettings(
+            kind=kind,
+            horizon_bars=horizon_bars,
+            cost_rate=cost_rate,
+            stop_loss_std=stop_loss_std,
+        ),
     )
 
 
@@ -166,17 +172,15 @@ def random_pair() -> tuple[Float1D, Float1D]:
     return close_x * np.exp(slow + rng.normal(0, 0.01, 400)), close_x
 
 
-@pytest.mark.parametrize("kind", ["z_threshold", "held_return"])
-def test_a_label_depends_on_no_bar_after_its_end(
-    kind: Literal["z_threshold", "held_return"],
-) -> None:
+@pytest.mark.parametrize("kind", get_args(LabelKind))
+def test_a_label_depends_on_no_bar_after_its_end(kind: LabelKind) -> None:
     close_y, close_x = random_pair()
     settings = FeatureSettings(beta_window=30, z_window=20)
     volume = np.ones(400)
     closes_at_ms = np.arange(400) * BAR_MS
     features = pair_features(close_y, close_x, volume, volume, settings)
 
-    def labels_of(n_bars: int) -> Labels:
+    def labels_of(close_y: Float1D, close_x: Float1D, n_bars: int = 400) -> Labels:
         return make_labels(
             features[:n_bars],
             feature_names(settings),
@@ -185,14 +189,86 @@ def test_a_label_depends_on_no_bar_after_its_end(
             closes_at_ms[:n_bars],
             bar_ms=BAR_MS,
             spread_space="log",
-            settings=LabelSettings(kind=kind, cost_rate=0.002, threshold=1.0),
+            settings=LabelSettings(kind=kind, cost_rate=0.002, threshold=1.0, horizon_bars=6),
         )
 
-    whole, part = labels_of(400), labels_of(300)
+    whole, part = labels_of(close_y, close_x), labels_of(close_y, close_x, 300)
     assert 0 < part.label.sum() < len(part.label)
-    is_known = whole.end < 300
-    np.testing.assert_array_equal(whole.rows[is_known], part.rows)
-    np.testing.assert_array_equal(whole.label[is_known], part.label)
+    n_part = len(part.rows)
+    # A label is not made before all of its horizon is there, even where it ends sooner: else
+    # the newest labels would be those that met a barrier early.
+    assert part.rows[-1] + (1 if kind == "next_bar_sign" else 6) < 300
+    np.testing.assert_array_equal(whole.rows[:n_part], part.rows)
+    np.testing.assert_array_equal(whole.label[:n_part], part.label)
+    np.testing.assert_array_equal(whole.end[:n_part], part.end)
+    assert (whole.rows < whole.end).all()
+
+    # Whatever the closes after a bar had been, the labels that end with it stay as they are.
+    for bar in range(60, 390, 7):
+        scale = np.where(np.arange(400) > bar, 1.3, 1.0)
+        moved = labels_of(close_y * scale, close_x)
+        is_over = whole.end <= bar
+        assert (whole.end[~is_over] > bar).any()
+        np.testing.assert_array_equal(moved.label[is_over], whole.label[is_over])
+        np.testing.assert_array_equal(moved.end[is_over], whole.end[is_over])
+        np.testing.assert_array_equal(moved.reversion[is_over], whole.reversion[is_over])
+
+
+# In the next four the spread is y - 11 with deviation 0.5, as above.
+def test_revert_direction_is_one_where_the_spread_ends_nearer_to_its_mean() -> None:
+    above = label(
+        frozen([2.0, 3.0, 1.4, 1.8]), [12.0, 12.5, 11.7, 11.9], [5.0] * 4, kind="revert_direction"
+    )
+    assert above.label.tolist() == [1, 1]
+    assert above.reversion.tolist() == pytest.approx([0.6, 1.2])
+    below = label(frozen([-2.0, 0, 0]), [10.0, 9.0, 9.9], [5.0] * 3, kind="revert_direction")
+    assert below.label.tolist() == [0]
+    assert below.reversion.tolist() == pytest.approx([-0.2])
+
+
+def test_a_spread_that_stands_still_has_not_reverted() -> None:
+    for kind in ("revert_direction", "next_bar_sign"):
+        found = label(frozen([2.0, 0.0, 0.0]), [12.0] * 3, [5.0] * 3, kind=kind)
+        assert (found.label[0], found.reversion[0]) == (0, 0)
+
+
+def test_next_bar_sign_looks_at_the_next_bar_alone() -> None:
+    labels = label(frozen([2.0, 2.4, -2.0]), [12.0, 12.2, 10.0], [5.0] * 3, kind="next_bar_sign")
+    # Row 1 comes down from 12.2 to 10; row 2 has no next bar.
+    assert labels.rows.tolist() == [0, 1]
+    assert labels.end.tolist() == [1, 2]
+    assert labels.label.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("closes", "stop_loss_std", "expected", "end"),
+    [
+        ([12.0, 11.8, 11.5, 13.0], 1.0, 1, 2),  # one deviation down at bar 2, the loss after it
+        ([12.0, 12.5, 11.0, 11.0], 1.0, 0, 1),  # stopped before it comes home
+        ([12.0, 12.5, 11.0, 11.0], 1.5, 1, 2),  # a wider stop lets it come home
+        ([12.0, 11.8, 11.7, 11.6], 1.0, 0, 3),  # neither within the horizon
+        ([12.0, 12.0, 12.0, 11.5], 1.0, 1, 3),  # on the last bar of the horizon
+    ],
+)
+def test_triple_barrier_tells_which_barrier_is_met_first(
+    closes: list[float], stop_loss_std: float, expected: int, end: int
+) -> None:
+    labels = label(
+        frozen([2.0, 0, 0, 0]),
+        closes,
+        [5.0] * 4,
+        kind="triple_barrier",
+        horizon_bars=3,
+        stop_loss_std=stop_loss_std,
+    )
+    assert (labels.label.tolist(), labels.end.tolist()) == ([expected], [end])
+    assert labels.reversion.tolist() == pytest.approx([(12.0 - closes[end]) / 0.5])
+
+
+def test_settings_without_barriers_keep_the_document_they_had_before_there_were_any() -> None:
+    assert set(LabelSettings().model_dump()) == {"kind", "threshold", "horizon_bars", "cost_rate"}
+    other = LabelSettings(kind="triple_barrier", stop_loss_std=2.0)
+    assert LabelSettings.model_validate(other.model_dump()) == other
 
 
 def test_faulty_columns_are_refused() -> None:

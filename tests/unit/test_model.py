@@ -15,13 +15,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from shared.errors import ContractError, DataError
+from shared.quant.probability_scores import score_probabilities
 from shared.quant.typing import Float2D, Int1D
 from shared.sleeves.pairs.labels import LabelSettings
 from shared.sleeves.pairs.model import (
     LogisticModel,
     cross_validate,
     fit_logistic,
-    score_probabilities,
 )
 
 NAMES = ("a", "b", "c")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.quant.sample_weights import average_uniqueness
 from shared.quant.typing import Float1D, Float2D, Int1D
 from shared.sleeves.pairs.features import FeatureSettings, Pair, SpreadSpace, pair_features
 from shared.sleeves.pairs.following import JoinedHistory
@@ -46,6 +47,9 @@ class Dataset:
         Shape (n,), 0 or 1.
     starts, ends
         Shape (n,): bar numbers that each label spans.
+    weights
+        Shape (n,): how much each label tells that others of its pair do not, within (0, 1].
+        A function of the spans, so no part of the dataset's id.
     """
 
     feature_names: tuple[str, ...]
@@ -53,6 +57,7 @@ class Dataset:
     labels: Int1D
     starts: Int1D
     ends: Int1D
+    weights: Float1D
 
     @property
     def dataset_id(self) -> str:
@@ -121,7 +126,7 @@ def make_dataset(
     Dataset
         Ties in time are ordered by the names of the pair.
     """
-    features, labels, starts, ends = [], [], [], []
+    features, labels, starts, ends, weights = [], [], [], [], []
     for rows in sorted(pairs, key=lambda p: (p.y, p.x)):
         found = make_labels(
             rows.features,
@@ -137,9 +142,11 @@ def make_dataset(
         labels.append(found.label)
         starts.append(rows.closes_at_ms[found.rows] // bar_ms)
         ends.append(rows.closes_at_ms[found.end] // bar_ms)
+        weights.append(average_uniqueness(starts[-1], ends[-1]))
     if not features:
         nothing = np.empty(0, dtype=np.int64)
-        return Dataset(feature_names, np.empty((0, len(feature_names))), nothing, nothing, nothing)
+        no_features = np.empty((0, len(feature_names)))
+        return Dataset(feature_names, no_features, nothing, nothing, nothing, np.empty(0))
     start = np.concatenate(starts)
     order = np.argsort(start, kind="stable")
     return Dataset(
@@ -148,4 +155,5 @@ def make_dataset(
         np.concatenate(labels)[order],
         start[order],
         np.concatenate(ends)[order],
+        np.concatenate(weights)[order],
     )

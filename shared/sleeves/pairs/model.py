@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from shared.errors import ContractError, DataError
+from shared.quant.probability_scores import FoldScores, score_probabilities
 from shared.quant.purged_cv import purged_time_series_splits
 from shared.quant.typing import Float1D, Float2D, Int1D
 from shared.sleeves.pairs.labels import LabelSettings
@@ -321,27 +322,6 @@ def _fit(features: Float2D, labels: Int1D, regularisation: float) -> _Weights:
 
 
 @dataclass(frozen=True)
-class FoldScores:
-    """How well probabilities forecast labels.
-
-    Attributes
-    ----------
-    roc_auc
-        Area under the receiver operating characteristic; 0.5 is no skill.
-    pr_auc
-        Average precision; no skill is the share of positives.
-    log_loss, brier
-        Mean of -ln(probability given to what happened), and of its squared error; smaller is
-        better.
-    """
-
-    roc_auc: float
-    pr_auc: float
-    log_loss: float
-    brier: float
-
-
-@dataclass(frozen=True)
 class CrossValidation:
     """Out-of-sample scores.
 
@@ -410,31 +390,6 @@ def cross_validate(
         columns = zip(*(asdict(fold).values() for fold in folds), strict=True)
         mean = FoldScores(*map(fmean, columns))
     return CrossValidation(tuple(folds), mean, n_skipped)
-
-
-def score_probabilities(labels: Int1D, probability: Float1D) -> FoldScores:
-    """Score probabilities of label 1 against what happened.
-
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (n,)
-        0 or 1, both present.
-    probability : ndarray of float64, shape (n,)
-        In [0, 1].
-    """
-    from sklearn.metrics import (
-        average_precision_score,
-        brier_score_loss,
-        log_loss,
-        roc_auc_score,
-    )
-
-    return FoldScores(
-        roc_auc=float(roc_auc_score(labels, probability)),
-        pr_auc=float(average_precision_score(labels, probability)),
-        log_loss=float(log_loss(labels, probability, labels=[0, 1])),
-        brier=float(brier_score_loss(labels, probability)),
-    )
 
 
 def _require_samples(features: Float2D, labels: Int1D, regularisation: float) -> None:
