@@ -40,7 +40,7 @@ NOON = datetime.fromisoformat("2024-03-10T12:00:00+00:00")
 Y, X = "AAA/USDT", "BBB/USDT"
 PAIR, SAFE_PAIR = "AAA/USDT~BBB/USDT", "AAA-USDT~BBB-USDT"
 NAMES = feature_names(FeatureSettings())
-REASON = {"reason": "a rehearsal", "operator": "a person"}
+REASON = {"reason": "a rehearsal"}
 
 
 def at(minutes: int) -> datetime:
@@ -399,10 +399,10 @@ async def _promote_and_roll_back(
         "FROM promotions WHERE alias = 'champion' ORDER BY promotion_id"
     )
     assert rows == [
-        (first["sha256"], False, True, "a rehearsal", "a person", False),
-        (second["sha256"], False, True, "a rehearsal", "a person", False),
-        (first["sha256"], True, True, "a rehearsal", "a person", False),
-        (None, True, True, "a rehearsal", "a person", False),
+        (first["sha256"], False, True, "a rehearsal", "home", False),
+        (second["sha256"], False, True, "a rehearsal", "home", False),
+        (first["sha256"], True, True, "a rehearsal", "home", False),
+        (None, True, True, "a rehearsal", "home", False),
     ]
     models = await trainer.get("/models")
     given = [each["alias"] for model in models for each in model["promotions"]]
@@ -558,13 +558,13 @@ async def test_limits_hold_from_the_next_close_on_and_outlive_the_process(record
         await record.is_handled("portfolio")
         assert await lots_requested(record, 1) == 50_000  # 5,000 of 100 in lots of 0.001
 
-        wanted = {"gross_cap": 0.5, "top_k": 3, "reason": "a thin market", "operator": "a person"}
+        wanted = {"gross_cap": 0.5, "top_k": 3, "reason": "a thin market"}
         changed = await portfolio.send("PUT", "/limits", wanted)
         assert changed["limits"] == {**found["settings"], "gross_cap": 0.5, "top_k": 3}
         assert (changed["n_slots_taken"], changed["gross_usdt"]) == (1, "10000.00000000")
         [change] = changed["changes"]
         assert (change["from_closes_at"], change["reason"]) == (spelled(at(5)), "a thin market")
-        assert (change["decided_by"], change["symbol_cap"]) == ("a person", 0.3)
+        assert (change["decided_by"], change["symbol_cap"]) == ("home", 0.3)
 
         # A late event of the same close is decided by the limits of its own time.
         await record.publish("signals.raised", raised(1, signal("CCC/USDT")))
