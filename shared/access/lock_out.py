@@ -15,7 +15,7 @@ _MOST_ADDRESSES = 1_024
 @dataclass(slots=True)
 class _Guesser:
     failed_at: deque[float] = field(default_factory=lambda: deque(maxlen=FAILURES))
-    locked_until: float = -math.inf
+    locked_until: float = 0.0
 
 
 class LockOut:

@@ -452,7 +452,7 @@ async def test_a_prediction_takes_exactly_the_features_of_the_champion(record: R
         await trainer.send("POST", "/promote", REASON)
         await record.is_handled("signals")
         row = dict.fromkeys(NAMES, 0.5)
-        answer = await signals.client.post("/predict", json={"features": row})  # no token
+        answer = await signals.attempt("POST", "/predict", {"features": row})
         assert answer.status_code == 200
         predicted = answer.json()
         assert predicted["sha256"] == trained["sha256"]
