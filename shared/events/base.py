@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError
@@ -20,15 +19,8 @@ def _whole_milliseconds(instant: AwareDatetime) -> AwareDatetime:
     return instant
 
 
-def _finite(number: float) -> float:
-    # The bound of the field lets an integer of hundreds of digits pass, which becomes infinite.
-    if not math.isfinite(number):
-        raise ValueError("Input should be a finite number")
-    return number
-
-
 Instant = Annotated[AwareDatetime, AfterValidator(_whole_milliseconds)]
-Finite = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_finite)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Symbol = Annotated[str, Field(min_length=1, max_length=40)]
 
 

@@ -20,7 +20,7 @@ from tests.corruption import corrupted
 from tests.serving import recording, serving, settings_in_environment
 from tests.support import eventually_async
 
-N_BAD = 1_000
+N_BAD = 20_000
 GOOD_EVERY = 100
 BATCH = 1_000
 STREAM = "bars.5m"
