@@ -38,6 +38,8 @@ class AliasHolder(BaseModel):
         Empty where a rollback left the alias without a model; the other facts are then, too.
     override_reason
         Why an operator overrode the gates, if one did.
+    fault
+        Why the model was refused, if it was; entries wait then.
     """
 
     since: datetime
@@ -45,6 +47,7 @@ class AliasHolder(BaseModel):
     sha256: str | None
     is_rollback: bool
     override_reason: str | None
+    fault: str | None
     features: list[str]
     label: str | None
     trained_from: datetime | None
@@ -147,7 +150,9 @@ def _model_info(settings: Settings, signals: Signals) -> ModelInfo:
     decides: Literal["model", "z", "nobody"] = "z"
     if thresholds.signals_from != "z" and has_model:
         decides = "model"
-    elif thresholds.signals_from == "model":
+    elif thresholds.signals_from == "model" or (
+        thresholds.signals_from == "auto" and champion is not None and champion.fault is not None
+    ):
         decides = "nobody"
     return ModelInfo(
         decides=decides,
@@ -169,6 +174,7 @@ def _holder(promotion: Promotion | None) -> AliasHolder | None:
         sha256=promoted.sha256,
         is_rollback=promoted.is_rollback,
         override_reason=promoted.override_reason,
+        fault=promotion.fault,
         features=[] if model is None else list(model.feature_names),
         label=None if model is None else model.label.kind,
         trained_from=None if model is None else instant_of_ms(max(0, model.trained_from_ms)),

@@ -11,8 +11,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from shared.book.instrument import derive_instrument
+from shared.database.engine import transaction
 from shared.database.tables import (
     account,
     bars,
@@ -442,6 +444,58 @@ async def test_promotions_and_rollbacks_of_one_close_are_taken_in_their_order(
     assert taken["champion"]["sha256"] == second["sha256"]
     assert taken["champion"]["is_rollback"] is False
     assert reloaded == taken
+
+
+async def test_a_model_that_was_changed_after_its_promotion_decides_nothing_and_exits_go_on(
+    record: Record,
+) -> None:
+    rng = np.random.default_rng(5)
+    async with serving("trainer") as trainer, serving("signals") as signals:
+        await publish_features(record, range(1, 121))
+        await record.is_handled("trainer")
+        trained = await trainer.send("POST", "/train")
+        await trainer.send("POST", "/promote", REASON)
+        await record.is_handled("signals")
+        await record.publish("features.computed", features_of("Y1/USDT", 121, rng, 3.0))
+        await record.is_handled("signals")
+        [entered] = await signals.get("/signals", action="enter", pair="Y1-USDT~BBB-USDT")
+        assert entered["model_sha256"] == trained["sha256"]
+    async with transaction(record.engine) as connection:
+        # The record itself refuses such a change, so it takes somebody who may alter tables.
+        await connection.execute(text("ALTER TABLE models DROP CONSTRAINT models_identity_check"))
+        await connection.exec_driver_sql(
+            "UPDATE models SET document = "
+            "replace(convert_from(document, 'UTF8'), '\"intercept\":', '\"intercept\":1')::bytea"
+        )
+    async with serving("signals") as signals:
+        info = await signals.get("/model-info")
+        assert (info["decides"], info["champion"]["sha256"]) == ("nobody", trained["sha256"])
+        assert "it was changed and is refused" in info["champion"]["fault"]
+        for method, path, body in (
+            ("POST", "/predict", {"features": dict.fromkeys(NAMES, 0.5)}),
+            ("POST", "/reload-model", None),
+        ):
+            status, fault = await signals.refusal(method, path, body)
+            assert (status, "it was changed and is refused" in fault) == (409, True)
+        held, other = (
+            features_of(symbol, 122, rng, z_score)
+            for symbol, z_score in (("Y1/USDT", 0.0), ("Y2/USDT", 3.0))
+        )
+        both = held.model_copy(update={"rows": (*held.rows, *other.rows)})
+        await record.publish("features.computed", both)
+        await record.is_handled("signals")
+        newest = await signals.get("/signals", since=spelled(both.closes_at))
+    decided = {(each["y"], each["action"]) for each in newest}
+    assert ("Y1/USDT", "exit") in decided
+    assert "enter" not in {action for _, action in decided}
+
+
+def features_of(
+    symbol: str, number: int, rng: np.random.Generator, z_score: float
+) -> FeaturesComputed:
+    event = computed(number, rng, z_score)
+    [row] = event.rows
+    return event.model_copy(update={"rows": (row.model_copy(update={"y": symbol}),)})
 
 
 async def test_a_prediction_takes_exactly_the_features_of_the_champion(record: Record) -> None:
