@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -72,7 +72,7 @@ async def _note(connection: AsyncConnection, words: str) -> None:
             service="mnt",
             method="COMMAND",
             path=f"mnt token {words}",
-            operator=getpass.getuser(),
+            operator=f"uid {os.geteuid()}",
             client="",
             body="",
             request_sha256=tokens.digest(words),

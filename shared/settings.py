@@ -72,7 +72,7 @@ class Settings(BaseSettings, StrategySettings):
     host, port
         The service's REST address; anything but loopback is for containers.
     api_token_file
-        File with the bearer token of routes that change state.
+        File with the token of the fleet's home, which has every scope.
     venue_url, venue_api_key, venue_api_secret
         The venue; only the executor and the paper venue are given the keys.
     venue_api_key_file, venue_api_secret_file

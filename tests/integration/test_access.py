@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, HTTPException
+from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -302,6 +303,18 @@ async def test_without_the_record_only_the_token_of_the_home_is_known(
     assert unknown.status_code == 503
     assert "use the token of the fleet's home" in unknown.json()["detail"]
     assert (change.status_code, "did not answer" in change.text) == (503, True)
+
+
+async def test_a_halt_works_while_redis_is_down(record: Record) -> None:
+    async with serving("executor") as executor:
+        streams: Any = executor.runtime.streams
+        alive, streams._redis = streams._redis, Redis.from_url("redis://127.0.0.1:1")
+        for route in ("/halt", "/flatten"):
+            decided = await executor.send("POST", route, {"reason": "no transport"})
+            assert (decided["state"], decided["decided_by"]) == ("halted", "home")
+        await streams._redis.aclose()
+        streams._redis = alive
+    assert [row[-3:] for row in await audited(record)] == [(True, 200, 1)] * 2
 
 
 # --- the trail ----------------------------------------------------------------------------
