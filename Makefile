@@ -37,6 +37,10 @@ format: install ## Format and mend what the linter can mend
 test: install ## Run every test that takes seconds, the short chaos run included
 	$(BIN)/pytest
 
+.PHONY: audit
+audit: install ## Look the locked dependencies up among known vulnerabilities (needs a network)
+	$(BIN)/python deploy/audit/audit.py $(UV)
+
 .PHONY: up
 up: install ## Run the whole fleet on this machine until Ctrl-C; no Docker needed
 	@$(BIN)/mnt up

@@ -39,6 +39,8 @@ import_app = typer.Typer(help="Bring recorded data into the record.", no_args_is
 app.add_typer(events_app, name="events")
 app.add_typer(import_app, name="import")
 app.add_typer(db_app, name="db")
+token_app = typer.Typer(help="Tokens of the REST routes.", no_args_is_help=True)
+app.add_typer(token_app, name="token")
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Folder of the fleet's state (MNT_HOME, else .mnt).")
@@ -530,6 +532,77 @@ def dead_replay(
         {"dead_letter_id": dead_letter_id, "sent_to": place},
         as_json,
         lambda console: console.print(f"sent to {place}", highlight=False),
+    )
+
+
+@token_app.command("create")
+def token_create(
+    label: Annotated[str, typer.Argument(help="Who bears it; decisions are recorded under it.")],
+    scopes: Annotated[
+        list[str], typer.Option("--scope", help="read, control or trade; give it once per scope.")
+    ],
+    days: Annotated[int, typer.Option("--days", min=1, help="Until it expires.")] = 90,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Create a token; its text is shown this once and kept nowhere."""
+    from cli import token
+
+    created = asyncio.run(token.create(resolve_home(home), label, scopes, days))
+
+    def show(console: Console) -> None:
+        console.print(created["token"], highlight=False, markup=False, soft_wrap=True)
+        Console(stderr=True).print(
+            f"{label} may {', '.join(created['scopes'])} until "
+            f"{created['expires_at']:%Y-%m-%d}; this text is not shown again",
+            highlight=False,
+        )
+
+    _emit(created, as_json, show)
+
+
+@token_app.command("list")
+def token_list(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """List tokens, newest first; their texts are not known."""
+    from cli import token
+
+    found = asyncio.run(token.find_all(resolve_home(home)))
+
+    def show(console: Console) -> None:
+        table = Table("label", "scopes", "state", "created", "expires", "last used")
+        for each in found:
+            instants = (each[name] for name in ("created_at", "expires_at", "last_used_at"))
+            table.add_row(
+                each["label"],
+                ", ".join(each["scopes"]),
+                each["state"],
+                *("" if at is None else f"{at:%Y-%m-%d %H:%M}" for at in instants),
+            )
+        console.print(table)
+
+    _emit(found, as_json, show)
+
+
+@token_app.command("revoke")
+def token_revoke(label: str, as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Revoke a token for good; running services notice within seconds."""
+    from cli import token
+
+    revoked = asyncio.run(token.revoke(resolve_home(home), label))
+    _emit(revoked, as_json, lambda console: console.print(f"{label} is revoked", highlight=False))
+
+
+@token_app.command("rotate")
+def token_rotate(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Replace the token of the home, in secrets/token, by a new one."""
+    from cli import token
+
+    place = resolve_home(home)
+    rotated = asyncio.run(token.rotate(place))
+    _emit(
+        rotated,
+        as_json,
+        lambda console: console.print(f"a new token is in {place.token_file}", highlight=False),
     )
 
 

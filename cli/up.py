@@ -28,7 +28,13 @@ from shared.clock import monotonic_seconds
 from shared.database.engine import create_engine, transaction
 from shared.database.migrate import upgrade
 from shared.errors import DataError, SettingsError, StoreError
-from shared.settings import PREFIX, Settings, environment_of, load_settings
+from shared.settings import (
+    PREFIX,
+    Settings,
+    environment_of,
+    load_settings,
+    refuse_weak_secrets,
+)
 from shared.venues.recorded import read_bar_files
 
 MarketSource = Literal["simulated", "recorded", "live"]
@@ -150,6 +156,7 @@ def prepare_environment(home: FleetHome, request: UpRequest) -> Settings:
     for name, value in implied.items():
         os.environ.setdefault(name, value)
     settings = load_settings()
+    refuse_weak_secrets(settings)
     if settings.replay.bars:
         raise SettingsError(
             "MNT_REPLAY__BARS belongs to `mnt replay`: unset it, or use --bars to trade recorded "

@@ -49,39 +49,27 @@ class Refusal(BaseModel):
     detail: str
 
 
-def _words(most: int) -> StringConstraints:
-    return StringConstraints(
-        strip_whitespace=True, min_length=1, max_length=most, pattern=_PRINTABLE
-    )
-
-
 Reason = Annotated[
     str,
-    _words(500),
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=_PRINTABLE),
     Field(description="Why; it is recorded", examples=["the venue announced maintenance"]),
 ]
 
 
 class Reasoned(BaseModel, extra="forbid"):
-    """A decision of a person.
-
-    Attributes
-    ----------
-    operator
-        Who decides, in their own words: the token proves only that they may.
-    """
+    """A decision of a person; who it is, their token says."""
 
     reason: Reason
-    operator: Annotated[str, _words(100), Field(description="Who decides; it is recorded")] = (
-        "operator"
-    )
 
 
 _REFUSALS = {
-    401: "The bearer token is missing or wrong",
+    400: "The body cannot be read",
+    401: "The bearer token is missing, unknown, expired or revoked",
+    403: "The token does not have the scope that the route needs",
     404: "There is no such thing; the answer names what there is",
     409: "It cannot be done as things are; the answer says what to do first",
     422: "The request breaks a rule; the answer names the value and the rule",
+    429: "Too many wrong tokens came from this address: wait",
     503: "A server does not answer, or the service is busy: ask again",
 }
 

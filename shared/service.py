@@ -9,33 +9,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import structlog
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.routing import BaseRoute
 
+from shared.access.audit import AuditMiddleware, AuditTrail, mark_done
+from shared.access.authentication import Authenticator
+from shared.access.guard import CONTROL, READ, ChangeGuard, Guard, answer_repeats
 from shared.bus import log, metrics
-from shared.bus.consumer import Consumer, Routes
+from shared.bus.consumer import Consumer, Routes, UnitOfWork
 from shared.bus.streams import Streams
 from shared.clock import instant_of_ms, monotonic_seconds, utc_now
 from shared.database.engine import create_engine, insert_rows, transaction
 from shared.database.tables import service_control
 from shared.errors import FatalError, SettingsError, StoreError
+from shared.redaction import redact_event
 from shared.rest import answer_errors, refusals
-from shared.settings import Settings, load_settings
+from shared.settings import Settings, load_settings, refuse_weak_secrets
 
 STALLED_AFTER_SECONDS = 180.0
 """Without progress for so long although events wait, a consumer counts as dead.
@@ -47,7 +49,27 @@ _METRICS_EXAMPLE = """# TYPE mnt_bus_lag_events gauge
 mnt_bus_lag_events{consumer="signals",topic="features.computed"} 0.0
 """
 
+_OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
+"""What supervisors, containers and Prometheus ask for without a token."""
+_KEY_HOLDERS = frozenset({"executor"})
+
+T = TypeVar("T")
+
 logger = structlog.get_logger()
+
+
+_LIBRARY_LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "redacted": {
+            "()": "shared.redaction.RedactingFormatter",
+            "format": "%(levelname)s %(name)s %(message)s",
+        }
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "redacted"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+}
 
 
 def configure_logging(service: str) -> None:
@@ -58,6 +80,7 @@ def configure_logging(service: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            redact_event,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -203,6 +226,22 @@ class Runtime:
             last_error=consumer.last_error,
         )
 
+    async def do(self, name: str, job: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+        """Do what a request asks for, as `Consumer.do`, and mark the request done with it.
+
+        Raises
+        ------
+        MntError
+            As `Consumer.do`.
+        """
+
+        async def marked(unit: UnitOfWork) -> T:
+            answer = await job(unit)
+            await mark_done(unit.connection)
+            return answer
+
+        return await self.consumer.do(name, marked)
+
     async def set_paused(self, *, is_paused: bool) -> PauseState:
         """Pause the consumer or let it go on, also after a restart of the process."""
         row = {"service": self.name, "is_paused": is_paused, "changed_at": utc_now()}
@@ -210,6 +249,7 @@ class Runtime:
             await insert_rows(
                 connection, service_control, [row], update=("is_paused", "changed_at")
             )
+            await mark_done(connection)
         self.consumer.is_paused = is_paused
         self.consumer.wake()
         return PauseState(service=self.name, state="paused" if is_paused else "running")
@@ -249,6 +289,7 @@ def create_service(
         REST routes of the service's own; one with the path and method of a common route
         stands in its place.
     """
+    _refuse_needless_keys(name, settings)
     configure_logging(name)
     runtime = Runtime(name, version, settings)
 
@@ -263,17 +304,53 @@ def create_service(
         title=f"mntrading {name}",
         version=version,
         lifespan=lifespan,
-        description=f"Control of the {name} service. Routes that change state need the token.",
-        responses=refusals(422, 503),
+        description=f"Control of the {name} service. Every route but /health, /ready and /metrics "
+        "needs a token with the scope it names.",
+        responses=refusals(400, 422, 503),
     )
+    trail = AuditTrail(runtime.engine)
     app.state.runtime = runtime
+    app.state.service_name = name
+    app.state.authenticator = Authenticator(settings.api_token_file, runtime.engine)
+    app.state.audit_trail = trail
+    app.add_middleware(AuditMiddleware, trail=trail)
     answer_errors(app)
+    answer_repeats(app)
     common = _common_routes(runtime)
     own = {operation for router in routers for operation in _operations(*router.routes)}
     common.routes[:] = [route for route in common.routes if own.isdisjoint(_operations(route))]
     for router in (common, *routers):
+        _require_guards(router)
         app.include_router(router)
     return app
+
+
+def _refuse_needless_keys(name: str, settings: Settings) -> None:
+    """Refuse to run a service that could leak trading keys which it has no use for."""
+    has_keys = settings.venue_api_key is not None or settings.venue_api_secret is not None
+    if has_keys and name not in _KEY_HOLDERS:
+        raise SettingsError(
+            f"{name} is given trading keys, which are for the executor alone: unset "
+            "MNT_VENUE_API_KEY, MNT_VENUE_API_SECRET and their _FILE forms for it"
+        )
+
+
+def _require_guards(router: APIRouter) -> None:
+    """Refuse to serve a route that does not say which scope it needs.
+
+    Also writes the refusals of its guard into its documentation.
+    """
+    for route in router.routes:
+        if not isinstance(route, APIRoute) or route.path in _OPEN_PATHS:
+            continue
+        if not any(isinstance(each.dependency, Guard) for each in route.dependencies):
+            raise FatalError(
+                f"route {route.path} names no scope: give it dependencies=[READ], [CONTROL] "
+                "or [TRADE] of shared.access.guard"
+            )
+        is_change = any(isinstance(each.dependency, ChangeGuard) for each in route.dependencies)
+        documented = refusals(401, 403, 409, 429) if is_change else refusals(401, 403, 429)
+        route.responses = {**documented, **route.responses}
 
 
 def _operations(*routes: BaseRoute) -> set[tuple[str, str]]:
@@ -299,6 +376,7 @@ def serve(application: str) -> None:
     """
     try:
         settings = load_settings()
+        refuse_weak_secrets(settings)
     except SettingsError as error:
         raise SystemExit(str(error)) from None
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -310,54 +388,26 @@ def serve(application: str) -> None:
                 f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}): "
                 "stop what uses it, or set MNT_HOST and MNT_PORT"
             ) from error
-    uvicorn.run(
-        application,
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=10,
-    )
-
-
-class TokenGuard:
-    """Lets a request pass that bears the fleet's token.
-
-    Parameters
-    ----------
-    settings
-        Names the file the token is in; without one every guarded route refuses.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    async def __call__(
-        self,
-        credentials: Annotated[
-            HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))
-        ],
-    ) -> None:
-        """Refuse with 401 unless the bearer token is the right one."""
-        path = self._settings.api_token_file
-        expected = ""
-        if path is not None:
-            expected = (await asyncio.to_thread(path.read_text)).strip()
-        given = credentials.credentials if credentials is not None else ""
-        if not expected or not secrets.compare_digest(given.encode(), expected.encode()):
-            raise HTTPException(
-                401,
-                "this route changes state: send 'Authorization: Bearer <token>' with the token "
-                "in the fleet's home, secrets/token",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+    try:
+        uvicorn.run(
+            application,
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            log_config=_LIBRARY_LOGGING,
+            log_level="warning",
+            access_log=False,
+            # A header could otherwise claim any address, and every guess come from another one.
+            proxy_headers=False,
+            timeout_graceful_shutdown=10,
+        )
+    except SettingsError as error:
+        raise SystemExit(str(error)) from None
 
 
 def _common_routes(runtime: Runtime) -> APIRouter:
     """Return the routes every service has."""
     router = APIRouter()
-    guard = Depends(TokenGuard(runtime.settings))
 
     @router.get(
         "/health",
@@ -397,16 +447,15 @@ def _common_routes(runtime: Runtime) -> APIRouter:
             await runtime.lag()
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    @router.get("/status", summary="Lag, last close and state")
+    @router.get("/status", dependencies=[READ], summary="Lag, last close and state")
     async def status() -> Status:
         """Tell how many events wait, what was handled last and what went wrong last."""
         return await runtime.status()
 
     @router.post(
         "/pause",
-        dependencies=[guard],
+        dependencies=[CONTROL],
         summary="Stop handling events; they wait",
-        responses=refusals(401),
     )
     async def pause() -> PauseState:
         """Let the event in hand finish and handle no further one, also after a restart."""
@@ -414,9 +463,8 @@ def _common_routes(runtime: Runtime) -> APIRouter:
 
     @router.post(
         "/resume",
-        dependencies=[guard],
+        dependencies=[CONTROL],
         summary="Handle events again",
-        responses=refusals(401),
     )
     async def resume() -> PauseState:
         """Go on with the events that wait."""

@@ -16,7 +16,14 @@ from sqlalchemy.engine import make_url
 from shared.clock import ms_of_instant
 from shared.errors import SettingsError
 from shared.events.base import describe_faults
-from shared.secret_files import secrets_from_files
+from shared.secret_files import (
+    KEY_CHARACTERS,
+    PASSWORD_CHARACTERS,
+    TOKEN_CHARACTERS,
+    read_secret,
+    require_strong,
+    secrets_from_files,
+)
 from shared.sleeves.pairs.settings import StrategySettings
 from shared.venues.settings import FollowSettings, MarketSettings
 
@@ -65,7 +72,7 @@ class Settings(BaseSettings, StrategySettings):
     host, port
         The service's REST address; anything but loopback is for containers.
     api_token_file
-        File with the bearer token of routes that change state.
+        File with the token of the fleet's home, which has every scope.
     venue_url, venue_api_key, venue_api_secret
         The venue; only the executor and the paper venue are given the keys.
     venue_api_key_file, venue_api_secret_file
@@ -143,6 +150,28 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return settings.model_copy(
         update={"database_url": _with_password(settings.database_url, database_password)}
     )
+
+
+def refuse_weak_secrets(settings: Settings) -> None:
+    """Refuse to start on a secret that is short or that everybody knows.
+
+    Raises
+    ------
+    SettingsError
+        If the token, the password of the database or a trading key is one, or the file of
+        the token cannot be read.
+    """
+    if settings.api_token_file is not None:
+        name = f"{PREFIX}API_TOKEN_FILE"
+        require_strong(name, read_secret(settings.api_token_file, name), TOKEN_CHARACTERS)
+    url = make_url(settings.database_url.get_secret_value())
+    if url.password is not None:
+        name = f"the password of {PREFIX}DATABASE_URL"
+        require_strong(name, str(url.password), PASSWORD_CHARACTERS)
+    for name in ("venue_api_key", "venue_api_secret"):
+        secret: SecretStr | None = getattr(settings, name)
+        if secret is not None:
+            require_strong(f"{PREFIX}{name.upper()}", secret.get_secret_value(), KEY_CHARACTERS)
 
 
 def environment_of(assignments: Iterable[str]) -> dict[str, str]:

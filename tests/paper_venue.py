@@ -26,9 +26,9 @@ from shared.venues.settings import MarketSettings
 
 BAR_MS = 300_000
 FIRST_CLOSE_MS = 1_704_067_500_000  # 2024-01-01T00:05Z
-TOKEN = "a token of the test"
-KEY = "a key of the test"
-SECRET = "a secret of the test"
+TOKEN = "a token of the test, which is long enough"
+KEY = "an account key of the test"
+SECRET = "an account secret of the test"
 
 
 class RecordedBar(NamedTuple):

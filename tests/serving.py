@@ -21,7 +21,8 @@ from shared.events.base import Event
 from shared.service import Runtime
 from tests.support import eventually_async
 
-TOKEN = "the token of the test"
+TOKEN = "the token of the test, which is long enough"
+AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 LINEAGE = {"source_uri": "test", "transform_id": "test/1"}
 
 
@@ -84,7 +85,7 @@ class Served:
     client: httpx.AsyncClient
 
     async def get(self, path: str, **parameters: Any) -> Any:
-        answer = await self.client.get(path, params=parameters)
+        answer = await self.client.get(path, params=parameters, headers=AUTHORISED)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -97,8 +98,7 @@ class Served:
     async def attempt(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        return await self.client.request(method, path, json=body, headers=headers, timeout=120)
+        return await self.client.request(method, path, json=body, headers=AUTHORISED, timeout=120)
 
     async def refusal(
         self, method: str, path: str, body: Mapping[str, Any] | None = None

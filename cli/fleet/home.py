@@ -115,6 +115,13 @@ class FleetHome:
         """Return the bearer token of this fleet's REST routes, made on first use."""
         return self.secret(self.token_file.name)
 
+    def renew_token(self) -> str:
+        """Put another bearer token in the place of the present one and return it."""
+        self.create()
+        token = secrets.token_urlsafe(32)
+        write_atomically(self.token_file, token + "\n", mode=0o600)
+        return token
+
     def secret(self, name: str) -> str:
         """Return a random secret of 256 bits, made on first use, readable by its owner only.
 

@@ -6,12 +6,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from services.executor import store
 from services.executor.handlers import Executor
 from services.executor.store import RecordedControl
+from shared.access.guard import FLATTEN, HALT, READ, TRADE, Operator
 from shared.book.control import TradingCommand
 from shared.book.instrument import Instrument
 from shared.book.orders import OrderState
@@ -20,8 +21,8 @@ from shared.clock import instant_of_ms
 from shared.database.book import last_account
 from shared.database.engine import snapshot
 from shared.database.instruments import load_instruments
-from shared.rest import Limit, PairName, Reason, Reasoned, Since, Until, refusals, usdt
-from shared.service import PauseState, ServedBy, Status, TokenGuard
+from shared.rest import Limit, PairName, Reason, Reasoned, Since, Until, usdt
+from shared.service import PauseState, Runtime, ServedBy, Status
 from shared.settings import Settings
 
 
@@ -159,16 +160,19 @@ OrderFilter = Annotated[
 def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
     """Return the routes of the executor."""
     router = APIRouter()
-    guard = Depends(TokenGuard(settings))
 
-    async def change(runtime: ServedBy, command: TradingCommand, body: Reasoned) -> Trading:
-        recorded = await runtime.consumer.do(
+    async def change(
+        runtime: Runtime, command: TradingCommand, body: Reasoned, operator: str
+    ) -> Trading:
+        recorded = await runtime.do(
             command.value,
-            lambda unit: executor.change_trading(unit, command, body.reason, body.operator),
+            lambda unit: executor.change_trading(unit, command, body.reason, operator),
         )
         return _trading(recorded)
 
-    @router.get("/status", summary="Lag, last close, state, and what may be traded")
+    @router.get(
+        "/status", dependencies=[READ], summary="Lag, last close, state, and what may be traded"
+    )
     async def status(runtime: ServedBy) -> ExecutorStatus:
         """Tell how far the executor is; `trading` is what a person last decided."""
         async with snapshot(runtime.engine) as connection:
@@ -178,63 +182,61 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
 
     @router.post(
         "/halt",
-        dependencies=[guard],
+        dependencies=[HALT],
         summary="Open nothing, and withdraw opening orders that work",
-        responses=refusals(401),
     )
-    async def halt(runtime: ServedBy, body: Reasoned) -> Trading:
+    async def halt(runtime: ServedBy, body: Reasoned, operator: Operator) -> Trading:
         """Halt at once, also while the venue is down or the service is paused.
 
         From the next close on every opening intent is denied, which frees its slot. Opening
         orders that work are withdrawn now, and again until the venue has confirmed it. What
         closes or unwinds a position goes on. Only `POST /resume` ends a halt.
         """
-        return await change(runtime, TradingCommand.HALT, body)
+        return await change(runtime, TradingCommand.HALT, body, operator)
 
     @router.post(
         "/reduce-only",
-        dependencies=[guard],
+        dependencies=[HALT],
         summary="Open nothing; orders that work are left alone",
-        responses=refusals(401),
     )
-    async def reduce_only(runtime: ServedBy, body: Reasoned) -> Trading:
+    async def reduce_only(runtime: ServedBy, body: Reasoned, operator: Operator) -> Trading:
         """Deny every opening intent from the next close on; in a halted book this eases it."""
-        return await change(runtime, TradingCommand.REDUCE_ONLY, body)
+        return await change(runtime, TradingCommand.REDUCE_ONLY, body, operator)
 
     @router.post(
         "/flatten",
-        dependencies=[guard],
+        dependencies=[FLATTEN],
         summary="Close every open pair at the next close, and open nothing",
-        responses=refusals(401),
     )
-    async def flatten(runtime: ServedBy, body: Reasoned) -> Trading:
+    async def flatten(runtime: ServedBy, body: Reasoned, operator: Operator) -> Trading:
         """Close every pair with orders that fill at the open of the bar after the next close.
 
         Trading is reduce-only from then on, or stays halted. A paused service handles no
         close, so it flattens nothing until it goes on. `POST /resume` before the next close
         takes it back.
         """
-        return await change(runtime, TradingCommand.FLATTEN, body)
+        return await change(runtime, TradingCommand.FLATTEN, body, operator)
 
     @router.post(
         "/resume",
-        dependencies=[guard],
+        dependencies=[TRADE],
         summary="Trade everything again, and handle events again",
-        responses=refusals(401),
     )
-    async def resume(runtime: ServedBy, body: Resumption | None = None) -> Resumed:
+    async def resume(
+        runtime: ServedBy, operator: Operator, body: Resumption | None = None
+    ) -> Resumed:
         """End a halt, a reduce-only state or a flattening, and a pause, in this order.
 
         What was not traded in the meantime is not caught up: signals given up stay so.
         """
         given = body or Resumption()
-        recorded = await runtime.consumer.do(
-            "resume", lambda unit: executor.resume_trading(unit, given.reason, given.operator)
+        recorded = await runtime.do(
+            "resume", lambda unit: executor.resume_trading(unit, given.reason, operator)
         )
         state = await runtime.set_paused(is_paused=False)
         return Resumed(**state.model_dump(), trading=_trading(recorded))
 
-    @router.get("/orders", summary="Orders, newest first")
+    @router.get("/orders", dependencies=[READ], summary="Orders, newest first")
     async def orders(
         runtime: ServedBy,
         pair: PairName = None,
@@ -258,7 +260,7 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
             for row in rows
         ]
 
-    @router.get("/fills", summary="Fills, newest first")
+    @router.get("/fills", dependencies=[READ], summary="Fills, newest first")
     async def fills(
         runtime: ServedBy,
         pair: PairName = None,
@@ -292,7 +294,9 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
             for row in rows
         ]
 
-    @router.get("/positions", summary="Positions at the last marks, newest first")
+    @router.get(
+        "/positions", dependencies=[READ], summary="Positions at the last marks, newest first"
+    )
     async def positions(
         runtime: ServedBy,
         pair: PairName = None,

@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Path
 from pydantic import BaseModel
 
 from services.features import store
+from shared.access.guard import READ
 from shared.database.engine import snapshot
 from shared.rest import Limit, Since, Until, path_safe, refusals
 from shared.service import ServedBy
@@ -50,6 +51,7 @@ def features_routes() -> APIRouter:
 
     @router.get(
         "/features/{pair:path}",
+        dependencies=[READ],
         summary="Features of a pair, newest first",
         responses=refusals(404),
     )

@@ -5,17 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import AwareDatetime, BaseModel, Field
 
 from services.ingest import store
 from services.ingest.backfill import Backfill
 from services.ingest.following import VenueSource
+from shared.access.guard import CONTROL, READ
 from shared.clock import TIMEFRAME_MS, instant_of_ms, ms_of_instant
 from shared.database.engine import transaction
 from shared.events.base import Symbol
 from shared.rest import refusals
-from shared.service import ServedBy, TokenGuard
+from shared.service import ServedBy
 from shared.settings import Settings
 
 MOST_SYMBOLS = 1_000
@@ -128,7 +129,11 @@ def ingest_routes(settings: Settings) -> APIRouter:
     """Return the routes of ingest."""
     router = APIRouter()
 
-    @router.get("/coverage", summary="Recorded bars, gaps, backfills and the state of following")
+    @router.get(
+        "/coverage",
+        dependencies=[READ],
+        summary="Recorded bars, gaps, backfills and the state of following",
+    )
     async def coverage(
         request: Request,
         runtime: ServedBy,
@@ -151,10 +156,10 @@ def ingest_routes(settings: Settings) -> APIRouter:
 
     @router.post(
         "/backfill",
+        dependencies=[CONTROL],
         status_code=202,
-        dependencies=[Depends(TokenGuard(settings))],
         summary="Fetch the bars that the record lacks",
-        responses=refusals(401, 409),
+        responses=refusals(409),
     )
     async def backfill(request: Request, body: BackfillRequest) -> BackfillProgress:
         """Queue a backfill; how far it has come is shown by `GET /coverage`."""

@@ -30,12 +30,18 @@ from services.paper_exchange.api import answer_in_json, build_routes
 from services.paper_exchange.authentication import Credentials
 from services.paper_exchange.exchange import PaperExchange
 from services.paper_exchange.matching import Product
-from services.paper_exchange.settings import Settings, load_settings, read_token
+from services.paper_exchange.settings import (
+    Settings,
+    load_settings,
+    read_token,
+    refuse_weak_secrets,
+)
 from services.paper_exchange.sources.choice import make_source
 from services.paper_exchange.store import Store, VenueState
 from services.paper_exchange.streams import Hub
 from services.paper_exchange.websockets import build_websockets
 from shared.errors import MntError
+from shared.redaction import redact_event
 
 MAX_REQUEST_BYTES = 65_536
 SHUTDOWN_SECONDS = 2.0
@@ -93,12 +99,15 @@ def run() -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            redact_event,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
     try:
         settings = load_settings()
+        refuse_weak_secrets(settings)
         app = create_app(settings)
     except MntError as error:
         sys.exit(f"paper_exchange: {error}")

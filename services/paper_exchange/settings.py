@@ -19,7 +19,13 @@ from shared.book.sizing import SizingSettings
 from shared.clock import ms_of_instant
 from shared.errors import SettingsError
 from shared.quant.bar_checks import BarCheckSettings
-from shared.secret_files import read_secret, secrets_from_files
+from shared.secret_files import (
+    KEY_CHARACTERS,
+    TOKEN_CHARACTERS,
+    read_secret,
+    require_strong,
+    secrets_from_files,
+)
 from shared.venues.settings import MarketSettings
 
 _PREFIX = "MNT_"
@@ -115,6 +121,24 @@ def load_settings() -> Settings:
         raise SettingsError("; ".join(faults)) from error
     except UnreadableSettingError as error:
         raise SettingsError(f"{error}: write lists as JSON") from error
+
+
+def refuse_weak_secrets(settings: Settings) -> None:
+    """Refuse to start on a secret that is short or that everybody knows.
+
+    Raises
+    ------
+    SettingsError
+        If the token or a credential of the account is one.
+    """
+    if settings.api_token_file is not None:
+        name = f"{_PREFIX}API_TOKEN_FILE"
+        require_strong(name, read_token(settings.api_token_file), TOKEN_CHARACTERS)
+    for name, secret in (
+        (f"{_PREFIX}VENUE_API_KEY", settings.venue_api_key),
+        (f"{_PREFIX}VENUE_API_SECRET", settings.venue_api_secret),
+    ):
+        require_strong(name, secret.get_secret_value(), KEY_CHARACTERS)
 
 
 def read_token(path: Path | None) -> str:

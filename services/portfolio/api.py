@@ -7,19 +7,20 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, model_validator
 
 from services.portfolio import store
 from services.portfolio.handlers import Portfolio
 from services.portfolio.profit import Profit, profit_and_loss
+from shared.access.guard import READ, TRADE, Operator
 from shared.book.positions import value_e8
 from shared.book.sizing import SizingSettings
 from shared.database.book import last_account, live_positions
 from shared.database.engine import snapshot
 from shared.database.instruments import load_instruments
-from shared.rest import MOST_ROWS, Limit, PairName, Reasoned, Since, Until, refusals, usdt
-from shared.service import ServedBy, TokenGuard
+from shared.rest import MOST_ROWS, Limit, PairName, Reasoned, Since, Until, usdt
+from shared.service import ServedBy
 from shared.settings import Settings
 
 _CHANGES_SHOWN = 20
@@ -209,9 +210,8 @@ class Limits(BaseModel):
 def portfolio_routes(settings: Settings, portfolio: Portfolio) -> APIRouter:
     """Return the routes of the portfolio."""
     router = APIRouter()
-    guard = Depends(TokenGuard(settings))
 
-    @router.get("/targets", summary="What became of signals, newest first")
+    @router.get("/targets", dependencies=[READ], summary="What became of signals, newest first")
     async def targets(
         runtime: ServedBy,
         pair: PairName = None,
@@ -234,7 +234,7 @@ def portfolio_routes(settings: Settings, portfolio: Portfolio) -> APIRouter:
             )
         return [Target(**row._mapping) for row in rows]
 
-    @router.get("/positions", summary="Pairs that hold a slot")
+    @router.get("/positions", dependencies=[READ], summary="Pairs that hold a slot")
     async def positions(runtime: ServedBy, limit: Limit = 100) -> list[SlotTaken]:
         """Return the slots by pair, each with the state and value of its position."""
         async with snapshot(runtime.engine) as connection:
@@ -265,7 +265,9 @@ def portfolio_routes(settings: Settings, portfolio: Portfolio) -> APIRouter:
             taken.append(shown)
         return taken
 
-    @router.get("/pnl", summary="Profit and loss: in total, by pair and by day")
+    @router.get(
+        "/pnl", dependencies=[READ], summary="Profit and loss: in total, by pair and by day"
+    )
     async def pnl(
         runtime: ServedBy,
         days: Annotated[int, Query(ge=1, le=366, description="Days up to the last close")] = 30,
@@ -300,26 +302,27 @@ def portfolio_routes(settings: Settings, portfolio: Portfolio) -> APIRouter:
             days=_days(daily, equity_before_e8),
         )
 
-    @router.get("/limits", summary="The limits in force, and how much of them is used")
+    @router.get(
+        "/limits", dependencies=[READ], summary="The limits in force, and how much of them is used"
+    )
     async def limits(runtime: ServedBy) -> Limits:
         """Return the limits of the next close, those of the settings, and the last changes."""
         return await _limits(runtime, settings, portfolio)
 
     @router.put(
         "/limits",
-        dependencies=[guard],
+        dependencies=[TRADE],
         summary="Change limits from the next close on",
-        responses=refusals(401),
     )
-    async def change_limits(runtime: ServedBy, body: LimitsWanted) -> Limits:
+    async def change_limits(runtime: ServedBy, body: LimitsWanted, operator: Operator) -> Limits:
         """Raise or lower limits; those left out stay as they are.
 
         They decide on entries alone: nothing that is held is closed when a cap falls below
         it, no entry is made until there is room again. `POST /flatten` of the executor closes.
         """
-        await runtime.consumer.do(
+        await runtime.do(
             "limits",
-            lambda unit: portfolio.change_limits(unit, body.wanted(), body.reason, body.operator),
+            lambda unit: portfolio.change_limits(unit, body.wanted(), body.reason, operator),
         )
         return await _limits(runtime, settings, portfolio)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query
 from pydantic import AwareDatetime, BaseModel
 
 from services.screener import store
 from services.screener.handlers import Screening
+from shared.access.guard import CONTROL, READ
 from shared.database.engine import snapshot
 from shared.events.screener import RosterPair
 from shared.rest import Limit, refusals
-from shared.service import ServedBy, TokenGuard
+from shared.service import ServedBy
 from shared.settings import Settings
 from shared.sleeves.pairs.screening import PairStatistics
 from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME
@@ -81,10 +82,12 @@ class Rehearsal(ScreenFacts):
 def screener_routes(settings: Settings, screening: Screening) -> APIRouter:
     """Return the routes of the screener."""
     router = APIRouter()
-    guard = Depends(TokenGuard(settings))
 
     @router.get(
-        "/pairs", summary="The roster with the statistics of each pair", responses=refusals(404)
+        "/pairs",
+        dependencies=[READ],
+        summary="The roster with the statistics of each pair",
+        responses=refusals(404),
     )
     async def pairs(
         runtime: ServedBy,
@@ -119,9 +122,9 @@ def screener_routes(settings: Settings, screening: Screening) -> APIRouter:
 
     @router.post(
         "/screen",
-        dependencies=[guard],
+        dependencies=[CONTROL],
         summary="Screen the last window now, without effect",
-        responses=refusals(401, 409),
+        responses=refusals(409),
     )
     async def screen(runtime: ServedBy) -> Rehearsal:
         """Rehearse a screen of the last recorded window and answer with what it accepts.
@@ -129,7 +132,7 @@ def screener_routes(settings: Settings, screening: Screening) -> APIRouter:
         The roster stays as it is: the screen of a close counts towards the stability of its
         pairs once, and is made when the close comes.
         """
-        rehearsed = await runtime.consumer.do("screen", screening.rehearse)
+        rehearsed = await runtime.do("screen", screening.rehearse)
         found = rehearsed.screen
         return Rehearsal(
             **rehearsed.event.model_dump(exclude={"pairs", "version"}),

@@ -5,18 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, Field
 
 from services.signals import store
 from services.signals.handlers import Prediction, Promotion, Signals
+from shared.access.guard import CONTROL, READ
 from shared.clock import instant_of_ms
 from shared.database.engine import snapshot
 from shared.errors import ContractError
 from shared.events.base import Finite
 from shared.events.signals import Signal
 from shared.rest import Limit, PairName, Since, Until, refusals
-from shared.service import ServedBy, TokenGuard
+from shared.service import ServedBy
 from shared.settings import Settings
 
 
@@ -37,6 +38,8 @@ class AliasHolder(BaseModel):
         Empty where a rollback left the alias without a model; the other facts are then, too.
     override_reason
         Why an operator overrode the gates, if one did.
+    fault
+        Why the model was refused, if it was; entries wait then.
     """
 
     since: datetime
@@ -44,6 +47,7 @@ class AliasHolder(BaseModel):
     sha256: str | None
     is_rollback: bool
     override_reason: str | None
+    fault: str | None
     features: list[str]
     label: str | None
     trained_from: datetime | None
@@ -82,9 +86,8 @@ class FeatureRowGiven(BaseModel, extra="forbid"):
 def signals_routes(settings: Settings, signals: Signals) -> APIRouter:
     """Return the routes of signals."""
     router = APIRouter()
-    guard = Depends(TokenGuard(settings))
 
-    @router.get("/signals", summary="Signals, newest first")
+    @router.get("/signals", dependencies=[READ], summary="Signals, newest first")
     async def recorded_signals(
         runtime: ServedBy,
         pair: PairName = None,
@@ -103,30 +106,35 @@ def signals_routes(settings: Settings, signals: Signals) -> APIRouter:
         names = RecordedSignal.model_fields
         return [RecordedSignal(**{name: getattr(row, name) for name in names}) for row in rows]
 
-    @router.get("/model-info", summary="Who decides now: the champion or the z rule")
+    @router.get(
+        "/model-info", dependencies=[READ], summary="Who decides now: the champion or the z rule"
+    )
     async def model_info() -> ModelInfo:
         """Return champion and challenger as this service has loaded them, and who decides."""
         return _model_info(settings, signals)
 
     @router.post(
         "/reload-model",
-        dependencies=[guard],
+        dependencies=[CONTROL],
         summary="Load the models anew, each by its recorded hash",
-        responses=refusals(401, 409),
+        responses=refusals(409),
     )
     async def reload_model(runtime: ServedBy) -> ModelInfo:
         """Read the promoted models from the record again; a changed one is refused.
 
         Promotions are followed by themselves; this is for a record that was repaired.
         """
-        await runtime.consumer.do("reload-model", signals.reload_models)
+        await runtime.do("reload-model", signals.reload_models)
         return _model_info(settings, signals)
 
     @router.post(
-        "/predict", summary="What the champion says of a feature row", responses=refusals(409)
+        "/predict",
+        dependencies=[READ],
+        summary="What the champion says of a feature row",
+        responses=refusals(409),
     )
     async def predict(body: FeatureRowGiven) -> Prediction:
-        """Return the champion's probability; no token is asked for, because nothing changes."""
+        """Return the champion's probability; nothing changes, so a token that reads is enough."""
         try:
             return signals.predict(body.features)
         except ContractError as error:
@@ -142,7 +150,9 @@ def _model_info(settings: Settings, signals: Signals) -> ModelInfo:
     decides: Literal["model", "z", "nobody"] = "z"
     if thresholds.signals_from != "z" and has_model:
         decides = "model"
-    elif thresholds.signals_from == "model":
+    elif thresholds.signals_from == "model" or (
+        thresholds.signals_from == "auto" and champion is not None and champion.fault is not None
+    ):
         decides = "nobody"
     return ModelInfo(
         decides=decides,
@@ -164,6 +174,7 @@ def _holder(promotion: Promotion | None) -> AliasHolder | None:
         sha256=promoted.sha256,
         is_rollback=promoted.is_rollback,
         override_reason=promoted.override_reason,
+        fault=promotion.fault,
         features=[] if model is None else list(model.feature_names),
         label=None if model is None else model.label.kind,
         trained_from=None if model is None else instant_of_ms(max(0, model.trained_from_ms)),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.signals import store
@@ -19,6 +21,8 @@ from shared.settings import Settings
 from shared.sleeves.pairs.model import LogisticModel
 from shared.sleeves.pairs.rules import PairTrade, decide_signals
 
+logger = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
@@ -28,10 +32,13 @@ class Promotion:
     ----------
     model
         Loaded by the hash that the promotion recorded.
+    fault
+        Why its model was refused, if it was: nobody decides on entries in its place.
     """
 
     promoted: ModelPromoted
     model: LogisticModel | None
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,7 @@ class Signals:
         self._trades = await store.load_trades(connection)
         last = await newest_consumed_close(connection, "signals", "features.computed")
         self._last_closes_at_ms = None if last is None else ms_of_instant(last)
-        self._champions, self._challenger = await _load_promotions(connection)
+        self._champions, self._challenger = await _load_promotions(connection, _load_or_refuse)
 
     async def reload_models(self, unit: UnitOfWork) -> None:
         """Load every model anew by the hash its promotion recorded.
@@ -94,7 +101,7 @@ class Signals:
         ContractError
             If a model is missing or its bytes have another hash; the models in use stay.
         """
-        champions, challenger = await _load_promotions(unit.connection)
+        champions, challenger = await _load_promotions(unit.connection, _load)
 
         def keep() -> None:
             self._champions, self._challenger = champions, challenger
@@ -126,6 +133,8 @@ class Signals:
             If a feature is missing, or one is given that the model does not know.
         """
         champion = self.champion
+        if champion is not None and champion.fault is not None:
+            raise PermanentError(champion.fault)
         if champion is None or champion.model is None or champion.promoted.model_version is None:
             raise PermanentError(
                 "no model is champion: train one with POST /train of the trainer and promote it "
@@ -151,16 +160,21 @@ class Signals:
     async def decide(self, computed: FeaturesComputed, unit: UnitOfWork) -> None:
         """Decide, record and publish the signals of a close."""
         in_force = [
-            champion.model
+            champion
             for champion in self._champions
             if champion.promoted.closes_at_ms < computed.closes_at_ms
         ]
+        champion = in_force[-1] if in_force else None
+        thresholds = self._settings.signals
+        if champion is not None and champion.fault is not None and thresholds.signals_from != "z":
+            # Entries wait for a model that can be trusted; exits go on, as they ask no model.
+            thresholds = thresholds.model_copy(update={"signals_from": "model"})
         raised, trades = decide_signals(
             self._trades,
             computed,
-            self._settings.signals,
+            thresholds,
             self._settings.features.spread_space,
-            in_force[-1] if in_force else None,
+            None if champion is None else champion.model,
             self._last_closes_at_ms,
         )
         last_closes_at_ms = max(computed.closes_at_ms, self._last_closes_at_ms or 0)
@@ -184,11 +198,14 @@ Promotions = tuple[list[Promotion], Promotion | None]
 """Champions in order of their closes, and the newest challenger."""
 
 
-async def _load_promotions(connection: AsyncConnection) -> Promotions:
+Load = Callable[[AsyncConnection, ModelPromoted], Awaitable[Promotion]]
+
+
+async def _load_promotions(connection: AsyncConnection, load: Load) -> Promotions:
     promotions = await store.consumed_promotions(connection)
-    champions = [await _load(connection, p) for p in promotions if p.alias == "champion"]
+    champions = [await load(connection, p) for p in promotions if p.alias == "champion"]
     challengers = [p for p in promotions if p.alias == "challenger"]
-    challenger = await _load(connection, challengers[-1]) if challengers else None
+    challenger = await load(connection, challengers[-1]) if challengers else None
     return _by_close(champions), challenger
 
 
@@ -212,9 +229,20 @@ async def _load(connection: AsyncConnection, promoted: ModelPromoted) -> Promoti
         raise ContractError(
             f"promotion of model {promoted.sha256}, which is not recorded: train it first"
         )
-    model = LogisticModel.from_json_bytes(document)
-    if model.sha256 != promoted.sha256:
+    # Before anything of it is read.
+    actual = hashlib.sha256(document).hexdigest()
+    if actual != promoted.sha256:
         raise ContractError(
-            f"model {promoted.sha256} has the hash {model.sha256}: it was changed and is refused"
+            f"model {promoted.sha256} has the hash {actual}: it was changed and is refused; "
+            "restore it from a backup and POST /reload-model, or promote another one"
         )
-    return Promotion(promoted, model)
+    return Promotion(promoted, LogisticModel.from_json_bytes(document))
+
+
+async def _load_or_refuse(connection: AsyncConnection, promoted: ModelPromoted) -> Promotion:
+    """Load a model, or take the promotion without it: exits must go on whatever became of it."""
+    try:
+        return await _load(connection, promoted)
+    except ContractError as error:
+        logger.error("promoted model refused", sha256=promoted.sha256, error=str(error))
+        return Promotion(promoted, None, str(error))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from services.trainer import store
 from services.trainer.handlers import Promoted, Trained, Trainer
+from shared.access.guard import CONTROL, READ, TRADE, Operator
 from shared.database.engine import snapshot
 from shared.rest import Limit, Reasoned, Since, Until, refusals
-from shared.service import ServedBy, TokenGuard
+from shared.service import ServedBy
 from shared.settings import Settings
 
 
@@ -84,58 +85,61 @@ class TrainingRun(BaseModel):
 def trainer_routes(settings: Settings, trainer: Trainer) -> APIRouter:
     """Return the routes of the trainer."""
     router = APIRouter()
-    guard = Depends(TokenGuard(settings))
 
     @router.post(
         "/train",
-        dependencies=[guard],
+        dependencies=[CONTROL],
         summary="Train now, up to the last close",
-        responses=refusals(401, 409),
+        responses=refusals(409),
     )
     async def train(runtime: ServedBy) -> Trained:
         """Train a challenger and answer when it is recorded; it may take minutes.
 
         The same rows give the same model, which is then recorded only once.
         """
-        return await runtime.consumer.do("train", trainer.train_on_request)
+        return await runtime.do("train", trainer.train_on_request)
 
     @router.post(
         "/promote",
-        dependencies=[guard],
+        dependencies=[TRADE],
         summary="Make a model champion (an override)",
-        responses=refusals(401, 409),
+        responses=refusals(409),
     )
-    async def promote(runtime: ServedBy, body: PromotionRequest) -> Promoted:
+    async def promote(runtime: ServedBy, body: PromotionRequest, operator: Operator) -> Promoted:
         """Let a model decide from the next close on although it has passed no gates."""
-        return await runtime.consumer.do(
+        return await runtime.do(
             "promote",
-            lambda unit: trainer.promote(unit, body.sha256, body.reason, body.operator),
+            lambda unit: trainer.promote(unit, body.sha256, body.reason, operator),
         )
 
     @router.post(
         "/rollback",
-        dependencies=[guard],
+        dependencies=[TRADE],
         summary="Make the champion before the present one champion again",
-        responses=refusals(401, 409),
+        responses=refusals(409),
     )
-    async def rollback(runtime: ServedBy, body: Reasoned) -> Promoted:
+    async def rollback(runtime: ServedBy, body: Reasoned, operator: Operator) -> Promoted:
         """Take the present champion back; where it was the first, the z rule decides again.
 
         Rolling back twice goes back two champions. Positions that the champion opened are
         held and left as before: exits never ask a model.
         """
-        return await runtime.consumer.do(
-            "rollback", lambda unit: trainer.roll_back(unit, body.reason, body.operator)
+        return await runtime.do(
+            "rollback", lambda unit: trainer.roll_back(unit, body.reason, operator)
         )
 
-    @router.get("/models", summary="Models and their aliases, newest first")
+    @router.get("/models", dependencies=[READ], summary="Models and their aliases, newest first")
     async def models(runtime: ServedBy, limit: Limit = 100) -> list[RecordedModel]:
         """Return models with every alias they were given."""
         async with snapshot(runtime.engine) as connection:
             rows = await store.list_models(connection, limit)
         return [RecordedModel.model_validate(dict(row._mapping)) for row in rows]
 
-    @router.get("/runs", summary="Trainings with data, scores and MLflow run, newest first")
+    @router.get(
+        "/runs",
+        dependencies=[READ],
+        summary="Trainings with data, scores and MLflow run, newest first",
+    )
     async def runs(
         runtime: ServedBy, since: Since = None, until: Until = None, limit: Limit = 100
     ) -> list[TrainingRun]:

@@ -33,6 +33,8 @@ IDLE_SECONDS = 0.25
 TURN_WITHIN_SECONDS = 30.0
 """How long a person's request waits for the event in hand before it is refused."""
 _BUFFERED = 2_000
+_REFUSED_AT_ONCE = 100
+"""Most dead letters of one transaction."""
 
 T = TypeVar("T")
 
@@ -336,8 +338,7 @@ class Consumer:
     async def _do_next(self) -> bool:
         """Do what comes next; False when there is nothing to do."""
         if self._foreign:
-            await self._adopt(self._foreign[0])
-            self._foreign.pop(0)
+            await self._take_in_foreign()
             return True
         await self._fill_gaps()
         chosen = self._next()
@@ -392,7 +393,54 @@ class Consumer:
             monotonic_seconds() - started_at
         )
 
-    async def _adopt(self, entry: StreamEntry) -> None:
+    async def _take_in_foreign(self) -> None:
+        """Adopt the next foreign entry, or refuse in one transaction all before one that is good.
+
+        A flood of garbage must not keep what waits behind it for long.
+        """
+        refused: list[tuple[StreamEntry, ContractError]] = []
+        for entry in self._foreign[:_REFUSED_AT_ONCE]:
+            try:
+                event = _decode_foreign(entry)
+            except ContractError as error:
+                refused.append((entry, error))
+                continue
+            if not refused:
+                await self._adopt(entry, event)
+                self._foreign.pop(0)
+                return
+            break
+        await self._refuse(refused)
+        del self._foreign[: len(refused)]
+
+    async def _refuse(self, refused: Sequence[tuple[StreamEntry, ContractError]]) -> None:
+        """Send foreign entries that are no events of their streams to the dead letters."""
+        letters: list[tuple[str, dict[str, str]]] = []
+        async with transaction(self._engine) as connection:
+            # Asked anew: the last try may have failed after it was recorded.
+            adopted = await dead_letters.adoption_cursors(connection, self._owned)
+            for entry, error in refused:
+                known = adopted.get(entry.topic)
+                if known is None or entry_order(entry.entry_id) > entry_order(known):
+                    letters.append(await self._record_letter(connection, entry, _named(error), 1))
+                    adopted[entry.topic] = entry.entry_id
+            for topic in {entry.topic for entry, _ in refused}:
+                await dead_letters.move_adoption_cursor(connection, topic, adopted[topic])
+        self._adopted.update(adopted)
+        self.progressed_at = monotonic_seconds()
+        for entry, error in refused:
+            self.last_error = _named(error)
+            logger.error(
+                "event goes to the dead letters",
+                service=self.name,
+                topic=entry.topic,
+                error=self.last_error,
+            )
+        for topic, fields in letters:
+            metrics.DEAD_LETTERS.labels(self.name, topic).inc()
+            await self._streams.publish_dead_letter(topic, fields)
+
+    async def _adopt(self, entry: StreamEntry, event: Event) -> None:
         """Take in an entry that a foreign client added to a stream this service owns."""
 
         async def handle(unit: UnitOfWork) -> bool:
@@ -401,12 +449,6 @@ class Consumer:
             if adopted is not None and entry_order(entry.entry_id) <= entry_order(adopted):
                 return False
             await dead_letters.move_adoption_cursor(unit.connection, entry.topic, entry.entry_id)
-            if entry.payload is None:
-                raise ContractError(
-                    f"entry {entry.entry_id} has no field 'data'; "
-                    f"use XADD {entry.topic} '*' data '<json>'"
-                )
-            event = topic_named(entry.topic).event.from_bytes(entry.payload)
             await self._routes.adopters[entry.topic](event, unit)
             return True
 
@@ -553,7 +595,7 @@ class Consumer:
         entry: LogEntry | StreamEntry,
     ) -> bool:
         """Deal with a failed handler; True when its event went to the dead letters."""
-        self.last_error = f"{type(error).__name__}: {error}"
+        self.last_error = _named(error)
         bound = logger.bind(service=self.name, topic=entry.topic, attempt=attempt)
         if decision.verdict is Verdict.STOP:
             bound.error("handler stops the service", error=self.last_error)
@@ -579,37 +621,63 @@ class Consumer:
             await self._load(connection)
 
     async def _dead_letter(self, entry: LogEntry | StreamEntry, error: str, attempts: int) -> None:
-        # Postgres takes neither a NUL nor a lone surrogate, both of which a message may quote.
-        error = error.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
         async with transaction(self._engine) as connection:
             if isinstance(entry, LogEntry):
                 if not await log.advance(connection, self.name, entry):
                     return
-                entry_id, seq, payload = None, entry.seq, entry.payload
             else:
                 await dead_letters.move_adoption_cursor(connection, entry.topic, entry.entry_id)
-                entry_id, seq, payload = entry.entry_id, None, entry.payload or b""
-            letter_id = await dead_letters.record(
-                connection,
-                topic=entry.topic,
-                consumer=self.name,
-                entry_id=entry_id,
-                seq=seq,
-                payload=payload,
-                error=error,
-                attempts=attempts,
-                transform_id=self.transform_id,
-            )
-        await self._streams.publish_dead_letter(
-            entry.topic,
-            {
-                "dead_letter_id": str(letter_id),
-                "consumer": self.name,
-                "error": error,
-                "attempts": str(attempts),
-                "data": payload[:MAX_EVENT_BYTES].decode(errors="replace"),
-            },
+            letter = await self._record_letter(connection, entry, error, attempts)
+        await self._streams.publish_dead_letter(*letter)
+
+    async def _record_letter(
+        self,
+        connection: AsyncConnection,
+        entry: LogEntry | StreamEntry,
+        error: str,
+        attempts: int,
+    ) -> tuple[str, dict[str, str]]:
+        """Record a dead letter; return its stream and what is to be shown there."""
+        # Postgres takes neither a NUL nor a lone surrogate, both of which a message may quote.
+        error = error.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+        payload = entry.payload or b""
+        letter_id = await dead_letters.record(
+            connection,
+            topic=entry.topic,
+            consumer=self.name,
+            entry_id=None if isinstance(entry, LogEntry) else entry.entry_id,
+            seq=entry.seq if isinstance(entry, LogEntry) else None,
+            payload=payload,
+            error=error,
+            attempts=attempts,
+            transform_id=self.transform_id,
         )
+        return entry.topic, {
+            "dead_letter_id": str(letter_id),
+            "consumer": self.name,
+            "error": error,
+            "attempts": str(attempts),
+            "data": payload[:MAX_EVENT_BYTES].decode(errors="replace"),
+        }
+
+
+def _decode_foreign(entry: StreamEntry) -> Event:
+    """Return the event of an entry that a foreign client added.
+
+    Raises
+    ------
+    ContractError
+        If it is none of its stream.
+    """
+    if entry.payload is None:
+        raise ContractError(
+            f"entry {entry.entry_id} has no field 'data'; use XADD {entry.topic} '*' data '<json>'"
+        )
+    return topic_named(entry.topic).event.from_bytes(entry.payload)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _timeframe_rank(topic: str) -> int:

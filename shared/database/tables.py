@@ -576,3 +576,53 @@ trading_states = Table(
     CheckConstraint("NOT is_flattening OR state <> 'active'", name="flattening"),
     CheckConstraint("length(reason) > 0", name="reason"),
 )
+
+# --- access ----------------------------------------------------------------------------
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("token_id", BigInteger, Identity(always=True), primary_key=True),
+    _required("sha256", LargeBinary),
+    _required("label", Text),
+    _required("scopes", ARRAY(Text)),
+    Column("created_at", Instant, nullable=False, server_default=func.now()),
+    _required("expires_at", Instant),
+    Column("revoked_at", Instant),
+    Column("last_used_at", Instant),
+    CheckConstraint("length(sha256) = 32", name="sha256"),
+    CheckConstraint(
+        "cardinality(scopes) > 0 AND scopes <@ ARRAY['read', 'control', 'trade']", name="scopes"
+    ),
+    CheckConstraint("expires_at > created_at", name="expiry"),
+    UniqueConstraint("sha256"),
+    Index(
+        "api_tokens_label_idx",
+        "label",
+        unique=True,
+        postgresql_where=text("revoked_at IS NULL"),
+    ),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("request_id", BigInteger, Identity(always=True), primary_key=True),
+    _required("service", Text),
+    _required("method", Text),
+    _required("path", Text),
+    _required("operator", Text),
+    _required("client", Text),
+    _required("body", Text),
+    _required("request_sha256", LargeBinary),
+    Column("idempotency_key", Text),
+    Column("attempts", Integer, nullable=False, server_default=text("1")),
+    Column("asked_at", Instant, nullable=False, server_default=func.now()),
+    # Set in the transaction of the effect; the answer is recorded after it.
+    Column("is_done", Boolean, nullable=False, server_default=text("false")),
+    Column("status", Integer),
+    Column("answered_at", Instant),
+    Column("answer", Text),
+    UniqueConstraint("service", "operator", "idempotency_key"),
+    Index(None, "asked_at"),
+)

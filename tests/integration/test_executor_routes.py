@@ -24,7 +24,7 @@ from tests.support import eventually_async
 
 Y, X = "AAA/USDT", "BBB/USDT"
 PAIR = f"{Y}~{X}"
-REASON = {"reason": "the venue is odd", "operator": "a person"}
+REASON = {"reason": "the venue is odd"}
 
 
 @dataclass(slots=True)
@@ -180,7 +180,7 @@ async def test_a_held_position_is_valued_at_the_last_marks(trading: Trading) -> 
 
 async def test_a_halted_executor_denies_openings_and_frees_their_slots(trading: Trading) -> None:
     halted = await trading.executor.send("POST", "/halt", REASON)
-    assert (halted["state"], halted["decided_by"]) == ("halted", "a person")
+    assert (halted["state"], halted["decided_by"]) == ("halted", "home")
     assert halted["from_closes_at"] is None
     await trading.close(0, opening(0))
     orders = await trading.executor.get("/orders")
@@ -275,7 +275,7 @@ async def test_what_may_be_traded_outlives_the_process_and_is_published(
     async with another_executor(trading) as executor:
         shown = (await executor.get("/status"))["trading"]
     assert (shown["state"], shown["is_flattening"]) == ("reduce_only", True)
-    assert (shown["reason"], shown["decided_by"]) == ("all out", "operator")
+    assert (shown["reason"], shown["decided_by"]) == ("all out", "home")
     events = await trading.record.rows(
         "SELECT payload::jsonb ->> 'state', payload::jsonb ->> 'reason', closes_at "
         "FROM event_log WHERE topic = 'risk.changed' ORDER BY seq"
@@ -288,9 +288,9 @@ async def test_what_may_be_traded_outlives_the_process_and_is_published(
     assert {at for _, _, at in events} == {instant_of_ms(close_ms(0))}
     changes = "SELECT state, reason, decided_by, source_uri FROM trading_states ORDER BY change_id"
     assert await trading.record.rows(changes) == [
-        ("halted", "the venue is odd", "a person", "request:halt"),
-        ("active", "resumed", "operator", "request:resume"),
-        ("reduce_only", "all out", "operator", "request:flatten"),
+        ("halted", "the venue is odd", "home", "request:halt"),
+        ("active", "resumed", "home", "request:resume"),
+        ("reduce_only", "all out", "home", "request:flatten"),
     ]
 
 

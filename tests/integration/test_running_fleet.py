@@ -122,6 +122,10 @@ def rows(home: FleetHome, query: str, *values: object) -> list[tuple[Any, ...]]:
         return connection.execute(query, values).fetchall()
 
 
+def bearing(home: FleetHome) -> dict[str, str]:
+    return {"Authorization": f"Bearer {home.token()}"}
+
+
 def url(home: FleetHome, service: str) -> str:
     return f"http://127.0.0.1:{home.port(service)}"
 
@@ -150,7 +154,7 @@ def test_the_routes_show_what_the_replay_did(home: FleetHome) -> None:
     counts = report["counts"]
 
     def shown(service: str, route: str) -> Any:
-        answer = httpx.get(f"{url(home, service)}{route}")
+        answer = httpx.get(f"{url(home, service)}{route}", headers=bearing(home))
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -183,8 +187,11 @@ def test_status_lists_every_process(home: FleetHome) -> None:
     "service", ["ingest", "screener", "features", "trainer", "signals", "portfolio", "executor"]
 )
 def test_every_service_serves_the_common_routes(home: FleetHome, service: str) -> None:
-    for route in ("health", "ready", "status", "metrics", "docs", "openapi.json"):
+    for route in ("health", "ready", "metrics", "docs", "openapi.json"):
         assert httpx.get(f"{url(home, service)}/{route}").status_code == 200, route
+    status = f"{url(home, service)}/status"
+    assert httpx.get(status).status_code == 401
+    assert httpx.get(status, headers=bearing(home)).status_code == 200
 
 
 def test_a_route_that_changes_state_needs_the_token(home: FleetHome) -> None:
@@ -192,10 +199,10 @@ def test_a_route_that_changes_state_needs_the_token(home: FleetHome) -> None:
     route = f"{url(home, 'signals')}/pause"
     assert httpx.post(route).status_code == 401
     assert httpx.post(route, headers={"Authorization": "Bearer wrong"}).status_code == 401
-    authorised = {"Authorization": f"Bearer {home.token()}"}
+    authorised = bearing(home)
     assert httpx.post(route, headers=authorised).json()["state"] == "paused"
     status = f"{url(home, 'signals')}/status"
-    assert httpx.get(status).json()["state"] == "paused"
+    assert httpx.get(status, headers=authorised).json()["state"] == "paused"
     resume = f"{url(home, 'signals')}/resume"
     assert httpx.post(resume, headers=authorised).json()["state"] == "running"
 
@@ -254,7 +261,7 @@ def test_a_bad_bar_is_quarantined_with_a_reason(home: FleetHome) -> None:
 
 
 def test_an_operator_promotes_a_challenger_and_the_override_is_recorded(home: FleetHome) -> None:
-    authorised = {"Authorization": f"Bearer {home.token()}"}
+    authorised = bearing(home)
     trained = httpx.post(f"{url(home, 'trainer')}/train", headers=authorised, timeout=120)
     assert trained.status_code == 200, trained.text
     sha256 = trained.json()["sha256"]
@@ -278,7 +285,9 @@ def test_an_operator_promotes_a_challenger_and_the_override_is_recorded(home: Fl
             "AND consumer_offset.seq = stream_head.seq AND stream_head.seq > 0",
         )
     )
-    assert httpx.get(f"{url(home, 'signals')}/status").json()["last_error"] is None
+    assert (
+        httpx.get(f"{url(home, 'signals')}/status", headers=authorised).json()["last_error"] is None
+    )
     refused = httpx.post(
         f"{url(home, 'trainer')}/promote",
         headers=authorised,

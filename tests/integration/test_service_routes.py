@@ -11,8 +11,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from shared.book.instrument import derive_instrument
+from shared.database.engine import transaction
 from shared.database.tables import (
     account,
     bars,
@@ -40,7 +42,7 @@ NOON = datetime.fromisoformat("2024-03-10T12:00:00+00:00")
 Y, X = "AAA/USDT", "BBB/USDT"
 PAIR, SAFE_PAIR = "AAA/USDT~BBB/USDT", "AAA-USDT~BBB-USDT"
 NAMES = feature_names(FeatureSettings())
-REASON = {"reason": "a rehearsal", "operator": "a person"}
+REASON = {"reason": "a rehearsal"}
 
 
 def at(minutes: int) -> datetime:
@@ -399,10 +401,10 @@ async def _promote_and_roll_back(
         "FROM promotions WHERE alias = 'champion' ORDER BY promotion_id"
     )
     assert rows == [
-        (first["sha256"], False, True, "a rehearsal", "a person", False),
-        (second["sha256"], False, True, "a rehearsal", "a person", False),
-        (first["sha256"], True, True, "a rehearsal", "a person", False),
-        (None, True, True, "a rehearsal", "a person", False),
+        (first["sha256"], False, True, "a rehearsal", "home", False),
+        (second["sha256"], False, True, "a rehearsal", "home", False),
+        (first["sha256"], True, True, "a rehearsal", "home", False),
+        (None, True, True, "a rehearsal", "home", False),
     ]
     models = await trainer.get("/models")
     given = [each["alias"] for model in models for each in model["promotions"]]
@@ -444,6 +446,58 @@ async def test_promotions_and_rollbacks_of_one_close_are_taken_in_their_order(
     assert reloaded == taken
 
 
+async def test_a_model_that_was_changed_after_its_promotion_decides_nothing_and_exits_go_on(
+    record: Record,
+) -> None:
+    rng = np.random.default_rng(5)
+    async with serving("trainer") as trainer, serving("signals") as signals:
+        await publish_features(record, range(1, 121))
+        await record.is_handled("trainer")
+        trained = await trainer.send("POST", "/train")
+        await trainer.send("POST", "/promote", REASON)
+        await record.is_handled("signals")
+        await record.publish("features.computed", features_of("Y1/USDT", 121, rng, 3.0))
+        await record.is_handled("signals")
+        [entered] = await signals.get("/signals", action="enter", pair="Y1-USDT~BBB-USDT")
+        assert entered["model_sha256"] == trained["sha256"]
+    async with transaction(record.engine) as connection:
+        # The record itself refuses such a change, so it takes somebody who may alter tables.
+        await connection.execute(text("ALTER TABLE models DROP CONSTRAINT models_identity_check"))
+        await connection.exec_driver_sql(
+            "UPDATE models SET document = "
+            "replace(convert_from(document, 'UTF8'), '\"intercept\":', '\"intercept\":1')::bytea"
+        )
+    async with serving("signals") as signals:
+        info = await signals.get("/model-info")
+        assert (info["decides"], info["champion"]["sha256"]) == ("nobody", trained["sha256"])
+        assert "it was changed and is refused" in info["champion"]["fault"]
+        for method, path, body in (
+            ("POST", "/predict", {"features": dict.fromkeys(NAMES, 0.5)}),
+            ("POST", "/reload-model", None),
+        ):
+            status, fault = await signals.refusal(method, path, body)
+            assert (status, "it was changed and is refused" in fault) == (409, True)
+        held, other = (
+            features_of(symbol, 122, rng, z_score)
+            for symbol, z_score in (("Y1/USDT", 0.0), ("Y2/USDT", 3.0))
+        )
+        both = held.model_copy(update={"rows": (*held.rows, *other.rows)})
+        await record.publish("features.computed", both)
+        await record.is_handled("signals")
+        newest = await signals.get("/signals", since=spelled(both.closes_at))
+    decided = {(each["y"], each["action"]) for each in newest}
+    assert ("Y1/USDT", "exit") in decided
+    assert "enter" not in {action for _, action in decided}
+
+
+def features_of(
+    symbol: str, number: int, rng: np.random.Generator, z_score: float
+) -> FeaturesComputed:
+    event = computed(number, rng, z_score)
+    [row] = event.rows
+    return event.model_copy(update={"rows": (row.model_copy(update={"y": symbol}),)})
+
+
 async def test_a_prediction_takes_exactly_the_features_of_the_champion(record: Record) -> None:
     async with serving("trainer") as trainer, serving("signals") as signals:
         await publish_features(record, range(1, 121))
@@ -452,7 +506,7 @@ async def test_a_prediction_takes_exactly_the_features_of_the_champion(record: R
         await trainer.send("POST", "/promote", REASON)
         await record.is_handled("signals")
         row = dict.fromkeys(NAMES, 0.5)
-        answer = await signals.client.post("/predict", json={"features": row})  # no token
+        answer = await signals.attempt("POST", "/predict", {"features": row})
         assert answer.status_code == 200
         predicted = answer.json()
         assert predicted["sha256"] == trained["sha256"]
@@ -558,13 +612,13 @@ async def test_limits_hold_from_the_next_close_on_and_outlive_the_process(record
         await record.is_handled("portfolio")
         assert await lots_requested(record, 1) == 50_000  # 5,000 of 100 in lots of 0.001
 
-        wanted = {"gross_cap": 0.5, "top_k": 3, "reason": "a thin market", "operator": "a person"}
+        wanted = {"gross_cap": 0.5, "top_k": 3, "reason": "a thin market"}
         changed = await portfolio.send("PUT", "/limits", wanted)
         assert changed["limits"] == {**found["settings"], "gross_cap": 0.5, "top_k": 3}
         assert (changed["n_slots_taken"], changed["gross_usdt"]) == (1, "10000.00000000")
         [change] = changed["changes"]
         assert (change["from_closes_at"], change["reason"]) == (spelled(at(5)), "a thin market")
-        assert (change["decided_by"], change["symbol_cap"]) == ("a person", 0.3)
+        assert (change["decided_by"], change["symbol_cap"]) == ("home", 0.3)
 
         # A late event of the same close is decided by the limits of its own time.
         await record.publish("signals.raised", raised(1, signal("CCC/USDT")))
