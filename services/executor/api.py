@@ -15,7 +15,7 @@ from services.executor.store import RecordedControl
 from shared.book.control import TradingCommand
 from shared.book.instrument import Instrument
 from shared.book.orders import OrderState
-from shared.book.positions import PairPosition, value_e8
+from shared.book.positions import PairPosition, PairState, value_e8
 from shared.clock import instant_of_ms
 from shared.database.book import last_account
 from shared.database.engine import snapshot
@@ -125,13 +125,15 @@ class RecordedPosition(BaseModel):
         What the holdings are worth at the marks of the last close.
     profit_usdt
         Cash and value.
+    exposed_seconds
+        For how long its legs were out of proportion before the last close.
     """
 
     position_id: str
     pair: str
     symbol_y: str
     symbol_x: str
-    state: Literal["opening", "open", "closing", "closed"]
+    state: PairState
     opened_at: datetime
     closed_at: datetime | None
     lots_y: int
@@ -141,6 +143,7 @@ class RecordedPosition(BaseModel):
     funding_usdt: Decimal
     value_usdt: Decimal
     profit_usdt: Decimal
+    exposed_seconds: Decimal
 
 
 class Positions(BaseModel):
@@ -297,7 +300,7 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
         runtime: ServedBy,
         pair: PairName = None,
         state: Annotated[
-            Literal["live", "all", "opening", "open", "closing", "closed"],
+            PairState | Literal["live", "all"],
             Query(description="Only this state; `live` is every one but closed"),
         ] = "live",
         since: Since = None,
@@ -345,7 +348,7 @@ def _position(
         pair=position.pair,
         symbol_y=position.symbol_y,
         symbol_x=position.symbol_x,
-        state=position.state.value,
+        state=position.state,
         opened_at=instant_of_ms(position.opened_at_ms),
         closed_at=None if position.closed_at_ms is None else instant_of_ms(position.closed_at_ms),
         lots_y=position.lots_y,
@@ -355,4 +358,5 @@ def _position(
         funding_usdt=usdt(position.funding_e8),
         value_usdt=usdt(net_e8),
         profit_usdt=usdt(position.cash_e8 + net_e8),
+        exposed_seconds=Decimal(position.exposed_ms) / 1000,
     )

@@ -298,6 +298,7 @@ class Executor:
                 order.symbol,
                 order.side,
                 quantity,
+                reduce_only=self._ledger.reduces_at_venue(order),
                 # Counted from the recorded instant, so that a stall of this process cannot
                 # have the order placed after it was shown to be absent.
                 signed_at_ms=self._submitted_at_ms.get(order.client_order_id),

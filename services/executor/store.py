@@ -29,6 +29,8 @@ _POSITION_UPDATES = (
     "fees_e8",
     "funding_e8",
     "closed_at",
+    "exposed_since",
+    "exposed_ms",
 )
 _ACCOUNT_UPDATES = ("cash_e8", "equity_e8", "gross_e8", "n_positions", "marks_ticks")
 _WORKING = tuple(
@@ -182,10 +184,16 @@ def _position_row(position: PairPosition) -> dict[str, Any]:
         "cash_e8": position.cash_e8,
         "fees_e8": position.fees_e8,
         "funding_e8": position.funding_e8,
-        "closed_at": None
-        if position.closed_at_ms is None
-        else instant_of_ms(position.closed_at_ms),
+        "closed_at": _instant_or_none(position.closed_at_ms),
+        "target_lots_y": position.target_lots_y,
+        "target_lots_x": position.target_lots_x,
+        "exposed_since": _instant_or_none(position.exposed_since_ms),
+        "exposed_ms": position.exposed_ms,
     }
+
+
+def _instant_or_none(epoch_ms: int | None) -> datetime | None:
+    return None if epoch_ms is None else instant_of_ms(epoch_ms)
 
 
 async def update_orders(connection: AsyncConnection, changed: Iterable[Order]) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from shared.book.compensation import COMPLETE_WITHIN_MS, Remedy, compensate
 from shared.book.control import TradingControl, TradingState
 from shared.book.execution import Execution, FillTerms
 from shared.book.instrument import Instrument
+from shared.book.netting import net_lots, reduces_at_venue
 from shared.book.orders import (
     IN_FLIGHT,
     TAKEN,
@@ -90,6 +92,8 @@ class Ledger:
         Close of the last step, `None` before the first.
     fill_counts
         Fills booked so far of each working order.
+    unattributed_lots
+        What the venue holds beyond the pairs, by symbol: known, valued and never traded.
     """
 
     cash_e8: int
@@ -98,11 +102,24 @@ class Ledger:
     orders: Mapping[str, Order] = field(default_factory=dict)
     fill_counts: Mapping[str, int] = field(default_factory=dict)
     marks_ticks: Mapping[str, int] = field(default_factory=dict)
+    unattributed_lots: Mapping[str, int] = field(default_factory=dict)
 
     def equity_e8(self, instruments: Mapping[str, Instrument]) -> tuple[int, int]:
         """Return equity and gross exposure at the marks, in 1e-8 of the quote."""
         values = [value_e8(p, self.marks_ticks, instruments) for p in self.positions.values()]
+        for symbol, lots in self.unattributed_lots.items():
+            notional_e8 = instruments[symbol].notional_e8(self.marks_ticks[symbol], lots)
+            values.append((notional_e8, abs(notional_e8)))
         return self.cash_e8 + sum(net for net, _ in values), sum(gross for _, gross in values)
+
+    def net_lots(self, symbol: str) -> int:
+        """Return the signed lots of a symbol that the venue should hold, by the fills booked."""
+        return net_lots(self.positions.values(), symbol) + self.unattributed_lots.get(symbol, 0)
+
+    def reduces_at_venue(self, order: Order) -> bool:
+        """Tell whether an order can be sent as reduce-only."""
+        held_lots = self.net_lots(order.symbol)
+        return order.reduce_only and reduces_at_venue(held_lots, self.orders.values(), order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +158,8 @@ class _Draft:
         self.orders = dict(ledger.orders)
         self.fill_counts = dict(ledger.fill_counts)
         self.marks_ticks = dict(ledger.marks_ticks)
+        self.unattributed_lots = ledger.unattributed_lots
+        self.fresh_symbols: set[str] = set()
         self.fills: list[Fill] = []
         self.changed_orders: dict[str, Order] = {}
         self.changed_positions: dict[str, PairPosition] = {}
@@ -202,17 +221,18 @@ def settle_close(
 
     Notes
     -----
-    In this order: marks, fills, funding, compensation of what fills and refusals left
-    behind, intents, what `control` withdraws and closes. An order decided here trades from
-    the next bar on. The book's time never goes back: of a late close the marks are stale and
-    left out. Compensation is sent once a close, so that its order ids are never used twice,
-    however many events the close has.
+    In this order: marks, fills, funding, what closing left behind, intents, what `control`
+    withdraws and closes, compensation of legs that filled out of proportion. An order decided
+    here trades from the next bar on. The book's time never goes back: of a late close the marks
+    are stale and left out, and it opens nothing. Compensation is sent once a close, so that its
+    order ids are never used twice, however many events the close has.
     """
     draft = _Draft(ledger, instruments, requested.closes_at_ms)
     for mark in requested.marks:
         if mark.symbol in instruments and not draft.is_late:
             instrument = instruments[mark.symbol]
             draft.marks_ticks[mark.symbol] = instrument.price_ticks(mark.price, "nearest")
+            draft.fresh_symbols.add(mark.symbol)
     for report in reports:
         _book_report(draft, report)
     _charge_due_funding(draft, terms)
@@ -224,6 +244,8 @@ def settle_close(
         elif intent.position_id in draft.positions:
             _close(draft, draft.positions[intent.position_id], intent.intent_id, identity)
     _enforce(draft, control, identity)
+    for position in sorted(draft.positions.values(), key=lambda p: p.position_id):
+        _compensate(draft, position, identity, control)
     return _conclude(draft)
 
 
@@ -293,11 +315,17 @@ def _book_report(draft: _Draft, report: OrderReport) -> None:
         draft.put_order(moved)
 
 
+def _funding_instants(draft: _Draft) -> int:
+    """Return how many instants of funding lie between the last close and this one."""
+    if draft.previous_ms is None:
+        return 0
+    return draft.closes_at_ms // FUNDING_INTERVAL_MS - draft.previous_ms // FUNDING_INTERVAL_MS
+
+
 def _charge_due_funding(draft: _Draft, terms: FillTerms) -> None:
-    if draft.previous_ms is None or terms.funding_ppm == terms.borrow_ppm == 0:
+    if terms.funding_ppm == terms.borrow_ppm == 0:
         return
-    previous = draft.previous_ms // FUNDING_INTERVAL_MS
-    settlements = draft.closes_at_ms // FUNDING_INTERVAL_MS - previous
+    settlements = _funding_instants(draft)
     if settlements <= 0:
         return
     for position in tuple(draft.positions.values()):
@@ -314,23 +342,96 @@ def _charge_due_funding(draft: _Draft, terms: FillTerms) -> None:
 
 
 def _move_on(draft: _Draft, position: PairPosition, identity: Identity) -> None:
-    """Take a position whose orders have all ended to its next state.
+    """Take a position to its next state once its orders have all ended.
 
-    A pair that opened on one leg only is unwound, and a close that left something behind is
-    repeated: a pair is never left single-legged.
+    A close that left something behind is repeated. Orders that a closing pair had withdrawn
+    and that still work are withdrawn again, for the first time may have been lost.
     """
-    if draft.working_orders_of(position.pair):
-        return
-    if position.is_flat and position.state is not PairState.OPEN:
+    position = _note_exposure(draft, position)
+    working = draft.working_orders_of(position.pair)
+    if working:
+        if position.state is PairState.CLOSING:
+            draft.withdraw(order for order in working if not order.reduce_only)
+    elif position.is_flat:
         draft.put_position(
             replace(position, state=PairState.CLOSED, closed_at_ms=draft.closes_at_ms)
         )
-    elif position.state is PairState.OPENING and not position.is_single_legged:
-        draft.put_position(replace(position, state=PairState.OPEN))
+    elif position.state is PairState.OPENING:
+        if position.exposed_since_ms is None:
+            draft.put_position(replace(position, state=PairState.OPEN))
     elif position.state is not PairState.OPEN and draft.is_new_close:
+        _repeat_closing(draft, position, identity)
+
+
+def _note_exposure(draft: _Draft, position: PairPosition) -> PairPosition:
+    """Return the position with the time counted for which its legs are out of proportion."""
+    is_exposed = not position.is_flat and (
+        compensate(position, draft.marks_ticks, draft.instruments, may_open=False).remedy
+        is not Remedy.NONE
+    )
+    since_ms = position.exposed_since_ms
+    if is_exposed == (since_ms is not None):
+        return position
+    if since_ms is None:
+        noted = replace(position, exposed_since_ms=draft.closes_at_ms)
+    else:
+        exposed_ms = position.exposed_ms + max(0, draft.closes_at_ms - since_ms)
+        noted = replace(position, exposed_since_ms=None, exposed_ms=exposed_ms)
+    draft.put_position(noted)
+    return noted
+
+
+def _compensate(
+    draft: _Draft, position: PairPosition, identity: Identity, control: TradingControl
+) -> None:
+    """Bring legs that are out of proportion back into it, or unwind them.
+
+    A pair is never left single-legged. Comes after the intents, which may have closed the
+    pair, and sends once a close, so that an order id is never used twice.
+    """
+    is_held = position.state in {PairState.OPENING, PairState.OPEN} and not position.is_flat
+    if not is_held or not draft.is_new_close or draft.working_orders_of(position.pair):
+        return
+    exposed_since_ms = position.exposed_since_ms
+    may_open = (
+        control.state is TradingState.ACTIVE
+        and position.state is PairState.OPENING
+        and exposed_since_ms is not None
+        and draft.closes_at_ms - exposed_since_ms <= COMPLETE_WITHIN_MS
+    )
+    plan = compensate(position, draft.marks_ticks, draft.instruments, may_open=may_open)
+    if plan.remedy is Remedy.NONE:
+        return
+    intent_id = f"{draft.closes_at_ms}:{position.pair}:{plan.remedy}"
+    if plan.remedy is Remedy.UNWIND:
         draft.put_position(replace(position, state=PairState.CLOSING))
-        intent_id = f"{draft.closes_at_ms}:{position.pair}:unwind"
         _submit_closing_orders(draft, position, intent_id, identity)
+        return
+    _, lots = position.holding(plan.leg)
+    is_reducing = plan.remedy is Remedy.RESIZE
+    side = Side.BUY if (lots > 0) != is_reducing else Side.SELL
+    order = _leg_order(draft, position, plan.leg, side, plan.lots, intent_id, identity, is_reducing)
+    if not is_reducing or _is_sendable(draft, order):
+        _submit(draft, order)
+
+
+def _repeat_closing(draft: _Draft, position: PairPosition, identity: Identity) -> None:
+    """Send what a close has left behind.
+
+    Below the venue's smallest order that is a residue. A venue that did not let it be reduced
+    now is asked again at the next instant of funding, not at every close.
+    """
+    is_residue = not any(
+        lots and _is_sizeable(draft, symbol, abs(lots))
+        for symbol, lots in (position.holding("y"), position.holding("x"))
+    )
+    state = PairState.RESIDUE if is_residue else PairState.CLOSING
+    if position.state is not state:
+        draft.put_position(replace(position, state=state))
+    elif is_residue and _funding_instants(draft) <= 0:
+        return
+    intent_id = f"{draft.closes_at_ms}:{position.pair}:unwind"
+    _submit_closing_orders(draft, position, intent_id, identity)
 
 
 def _open(draft: _Draft, intent: SubmitOrder, identity: Identity, control: TradingControl) -> None:
@@ -338,8 +439,16 @@ def _open(draft: _Draft, intent: SubmitOrder, identity: Identity, control: Tradi
     if intent.position_id in draft.positions:
         return
     pair = f"{intent.y}~{intent.x}"
+    targets = {leg.leg: Side(leg.side).sign * leg.quantity_lots for leg in intent.legs}
     position = PairPosition(
-        intent.position_id, pair, intent.y, intent.x, PairState.OPENING, draft.closes_at_ms
+        intent.position_id,
+        pair,
+        intent.y,
+        intent.x,
+        PairState.OPENING,
+        draft.closes_at_ms,
+        target_lots_y=targets.get("y", 0),
+        target_lots_x=targets.get("x", 0),
     )
     denial = control.denial or _denial(draft, intent)
     for leg in intent.legs:
@@ -370,10 +479,14 @@ def _denial(draft: _Draft, intent: SubmitOrder) -> str | None:
         return f"an opening intent needs exactly the legs y of {intent.y} and x of {intent.x}"
     if draft.position_of(f"{intent.y}~{intent.x}") is not None:
         return "the pair's last position is not closed yet"
+    if draft.is_late:
+        return "the close is late: a later one has been settled"
     for leg in intent.legs:
         instrument = draft.instruments.get(leg.symbol)
         if instrument is None or leg.symbol not in draft.marks_ticks:
             return f"{leg.symbol} has no instrument or no mark"
+        if leg.symbol not in draft.fresh_symbols:
+            return f"{leg.symbol} has no bar of this close"
         notional_e8 = instrument.notional_e8(draft.marks_ticks[leg.symbol], leg.quantity_lots)
         if notional_e8 < instrument.min_notional_e8:
             return (
@@ -385,7 +498,7 @@ def _denial(draft: _Draft, intent: SubmitOrder) -> str | None:
 
 def _close(draft: _Draft, position: PairPosition, intent_id: str, identity: Identity) -> None:
     """Close what is held of a position; orders that still work are withdrawn first."""
-    if position.state in {PairState.CLOSING, PairState.CLOSED}:
+    if position.state not in {PairState.OPENING, PairState.OPEN}:
         return
     draft.put_position(replace(position, state=PairState.CLOSING))
     working = draft.working_orders_of(position.pair)
@@ -408,24 +521,59 @@ def _enforce(draft: _Draft, control: TradingControl, identity: Identity) -> None
 def _submit_closing_orders(
     draft: _Draft, position: PairPosition, intent_id: str, identity: Identity
 ) -> None:
+    """Send what closes the legs that are held; one that the venue would refuse waits."""
     for leg in ("y", "x"):
-        symbol, lots = position.holding(leg)
+        _, lots = position.holding(leg)
         if lots:
-            _submit(
-                draft,
-                Order(
-                    client_order_id(identity.account, identity.run, intent_id, leg, 0),
-                    intent_id,
-                    position.pair,
-                    leg,
-                    0,
-                    symbol,
-                    Side.SELL if lots > 0 else Side.BUY,
-                    abs(lots),
-                    reduce_only=True,
-                    created_at_ms=draft.closes_at_ms,
-                ),
+            side = Side.SELL if lots > 0 else Side.BUY
+            order = _leg_order(
+                draft, position, leg, side, abs(lots), intent_id, identity, reduce_only=True
             )
+            if _is_sendable(draft, order):
+                _submit(draft, order)
+
+
+def _leg_order(
+    draft: _Draft,
+    position: PairPosition,
+    leg: str,
+    side: Side,
+    lots: int,
+    intent_id: str,
+    identity: Identity,
+    reduce_only: bool,
+) -> Order:
+    return Order(
+        client_order_id(identity.account, identity.run, intent_id, leg, 0),
+        intent_id,
+        position.pair,
+        leg,
+        0,
+        position.holding(leg)[0],
+        side,
+        lots,
+        reduce_only=reduce_only,
+        created_at_ms=draft.closes_at_ms,
+    )
+
+
+def _is_sizeable(draft: _Draft, symbol: str, lots: int) -> bool:
+    """Whether lots at the mark make the venue's smallest order."""
+    instrument = draft.instruments[symbol]
+    notional_e8 = instrument.notional_e8(draft.marks_ticks[symbol], lots)
+    return notional_e8 >= instrument.min_notional_e8
+
+
+def _is_sendable(draft: _Draft, order: Order) -> bool:
+    """Whether the venue takes an order: large enough, or reduce-only by the venue's count too.
+
+    Where another pair holds the same symbol the other way, a small order may be neither.
+    """
+    if _is_sizeable(draft, order.symbol, order.quantity_lots):
+        return True
+    held_lots = net_lots(draft.positions.values(), order.symbol)
+    held_lots += draft.unattributed_lots.get(order.symbol, 0)
+    return reduces_at_venue(held_lots, draft.orders.values(), order)
 
 
 def _submit(draft: _Draft, order: Order) -> None:
@@ -439,6 +587,7 @@ def _conclude(draft: _Draft) -> Settlement:
     orders = {key: order for key, order in draft.orders.items() if order.is_working}
     positions = {k: p for k, p in draft.positions.items() if p.state is not PairState.CLOSED}
     held = {s for p in positions.values() for s in (p.symbol_y, p.symbol_x)}
+    held |= draft.unattributed_lots.keys()
     ledger = Ledger(
         draft.cash_e8,
         draft.previous_ms if draft.is_late else draft.closes_at_ms,
@@ -446,6 +595,7 @@ def _conclude(draft: _Draft) -> Settlement:
         orders,
         {key: count for key, count in draft.fill_counts.items() if key in orders},
         {symbol: ticks for symbol, ticks in draft.marks_ticks.items() if symbol in held},
+        draft.unattributed_lots,
     )
     equity_e8, gross_e8 = ledger.equity_e8(draft.instruments)
     return Settlement(

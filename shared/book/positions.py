@@ -23,6 +23,8 @@ class PairState(StrEnum):
     OPENING = "opening"
     OPEN = "open"
     CLOSING = "closing"
+    RESIDUE = "residue"
+    """Closing, and what is left is below the venue's smallest order."""
     CLOSED = "closed"
 
 
@@ -42,6 +44,11 @@ class PairPosition:
         All cash that moved, costs included, in 1e-8 of the quote.
     fees_e8, funding_e8
         The part of the cash that was fees, and funding with borrowing, as positive costs.
+    target_lots_y, target_lots_x
+        Signed lots that the opening intent decided on.
+    exposed_since_ms, exposed_ms
+        The close from which on the legs have been out of proportion, if they are, and for how
+        long they have been before.
     """
 
     position_id: str
@@ -56,6 +63,10 @@ class PairPosition:
     fees_e8: int = 0
     funding_e8: int = 0
     closed_at_ms: int | None = None
+    target_lots_y: int = 0
+    target_lots_x: int = 0
+    exposed_since_ms: int | None = None
+    exposed_ms: int = 0
 
     @property
     def is_flat(self) -> bool:

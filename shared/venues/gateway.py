@@ -159,12 +159,10 @@ class VenueGateway:
         side: Side,
         quantity: Decimal,
         *,
+        reduce_only: bool = False,
         signed_at_ms: int | None = None,
     ) -> VenueOrder:
         """Send a market order, once.
-
-        It is never reduce-only at the venue, where positions of different pairs are one net
-        position; the book enforces that.
 
         Parameters
         ----------
@@ -172,6 +170,9 @@ class VenueGateway:
             The order.
         quantity
             In the base currency, a multiple of the lot.
+        reduce_only
+            Whether the venue may only reduce its net position with it; such an order may be
+            smaller than the smallest notional. The positions of all pairs are one there.
         signed_at_ms
             Venue time that the receive window is counted from; by default the moment of
             sending. Give the recorded instant to make sure that no order can be placed
@@ -179,6 +180,8 @@ class VenueGateway:
 
         Raises
         ------
+        VenueNotReducingError
+            If it is reduce-only and the venue holds nothing that it would reduce.
         VenueRejectedError
             On positive evidence that nothing was placed.
         VenueUnknownError
@@ -191,6 +194,8 @@ class VenueGateway:
             "quantity": f"{quantity:f}",
             "newClientOrderId": client_order_id,
         }
+        if reduce_only:
+            parameters["reduceOnly"] = "true"
         if signed_at_ms is not None:
             parameters["timestamp"] = str(signed_at_ms)
         answer = await ask(
