@@ -52,6 +52,12 @@ class ExecutorStatus(Status):
     trading: Trading
 
 
+class Withdrawn(BaseModel):
+    """How many orders the venue was asked to withdraw."""
+
+    n_orders: int
+
+
 class Resumed(PauseState):
     """That events are handled again, and what may be traded."""
 
@@ -236,6 +242,24 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
         )
         state = await runtime.set_paused(is_paused=False)
         return Resumed(**state.model_dump(), trading=_trading(recorded))
+
+    @router.post(
+        "/cancel-all",
+        dependencies=[guard],
+        summary="Withdraw every order of ours that works",
+        responses=refusals(401),
+    )
+    async def cancel_all(runtime: ServedBy, body: Reasoned) -> Withdrawn:
+        """Withdraw once, also what closes a position: that is ordered anew at the next close.
+
+        What may be traded stays as it is; `POST /halt` first keeps openings from coming back.
+        Orders that others placed on the account are left alone.
+        """
+        n_orders = await runtime.consumer.do(
+            "cancel-all",
+            lambda unit: executor.cancel_all(unit, body.reason, body.operator),
+        )
+        return Withdrawn(n_orders=n_orders)
 
     @router.get("/orders", summary="Orders, newest first")
     async def orders(

@@ -14,6 +14,7 @@ from shared.book.compensation import COMPLETE_WITHIN_MS, Remedy, compensate
 from shared.book.control import TradingControl, TradingState
 from shared.book.execution import Execution, FillTerms
 from shared.book.instrument import Instrument
+from shared.book.limits import Exposure, Guard, exposure_of
 from shared.book.netting import net_lots, reduces_at_venue
 from shared.book.orders import (
     IN_FLIGHT,
@@ -132,6 +133,9 @@ class Settlement:
         Those that changed, in their new form; closed and terminal ones included.
     submit, cancel
         Orders to send to and to withdraw from the venue once this is recorded.
+    breach
+        Why nothing may be opened from now on until a person says so, where a limit of the
+        account was broken.
     """
 
     ledger: Ledger
@@ -142,15 +146,22 @@ class Settlement:
     cancel: tuple[Order, ...]
     equity_e8: int
     gross_e8: int
+    breach: str | None = None
 
 
 class _Draft:
     """The book while one close is being settled."""
 
     def __init__(
-        self, ledger: Ledger, instruments: Mapping[str, Instrument], closes_at_ms: int
+        self,
+        ledger: Ledger,
+        instruments: Mapping[str, Instrument],
+        closes_at_ms: int,
+        guard: Guard | None,
     ) -> None:
         self.instruments = instruments
+        self.guard = guard
+        self.breach: str | None = None
         self.closes_at_ms = closes_at_ms
         self.previous_ms = ledger.closes_at_ms
         self.cash_e8 = ledger.cash_e8
@@ -203,6 +214,7 @@ def settle_close(
     terms: FillTerms,
     identity: Identity,
     control: TradingControl = TradingControl(),
+    guard: Guard | None = None,
 ) -> Settlement:
     """Settle one close.
 
@@ -218,6 +230,8 @@ def settle_close(
         Units, costs, and the names that make order ids.
     control
         What a person lets the book trade.
+    guard
+        The limits of the account; `None` sets none. They deny what opens and stop no close.
 
     Notes
     -----
@@ -227,7 +241,9 @@ def settle_close(
     are stale and left out, and it opens nothing. Compensation is sent once a close, so that its
     order ids are never used twice, however many events the close has.
     """
-    draft = _Draft(ledger, instruments, requested.closes_at_ms)
+    draft = _Draft(ledger, instruments, requested.closes_at_ms, guard)
+    for report in reports:
+        _watch_slippage(draft, report)
     for mark in requested.marks:
         if mark.symbol in instruments and not draft.is_late:
             instrument = instruments[mark.symbol]
@@ -238,6 +254,7 @@ def settle_close(
     _charge_due_funding(draft, terms)
     for position in sorted(draft.positions.values(), key=lambda p: p.position_id):
         _move_on(draft, position, identity)
+    _watch_losses(draft)
     for intent in requested.intents:
         if intent.action == "open":
             _open(draft, intent, identity, control)
@@ -392,14 +409,17 @@ def _compensate(
     is_held = position.state in {PairState.OPENING, PairState.OPEN} and not position.is_flat
     if not is_held or not draft.is_new_close or draft.working_orders_of(position.pair):
         return
-    exposed_since_ms = position.exposed_since_ms
-    may_open = (
-        control.state is TradingState.ACTIVE
-        and position.state is PairState.OPENING
-        and exposed_since_ms is not None
-        and draft.closes_at_ms - exposed_since_ms <= COMPLETE_WITHIN_MS
+    plan = compensate(
+        position,
+        draft.marks_ticks,
+        draft.instruments,
+        may_open=_may_complete(draft, position, control),
     )
-    plan = compensate(position, draft.marks_ticks, draft.instruments, may_open=may_open)
+    if plan.remedy is Remedy.COMPLETE:
+        symbol, lots = position.holding(plan.leg)
+        added = _signed_notional(draft, symbol, plan.lots if lots > 0 else -plan.lots)
+        if draft.guard is not None and draft.guard.denial(_exposure(draft), [added]):
+            plan = compensate(position, draft.marks_ticks, draft.instruments, may_open=False)
     if plan.remedy is Remedy.NONE:
         return
     intent_id = f"{draft.closes_at_ms}:{position.pair}:{plan.remedy}"
@@ -407,12 +427,26 @@ def _compensate(
         draft.put_position(replace(position, state=PairState.CLOSING))
         _submit_closing_orders(draft, position, intent_id, identity)
         return
-    _, lots = position.holding(plan.leg)
     is_reducing = plan.remedy is Remedy.RESIZE
-    side = Side.BUY if (lots > 0) != is_reducing else Side.SELL
-    order = _leg_order(draft, position, plan.leg, side, plan.lots, intent_id, identity, is_reducing)
-    if not is_reducing or _is_sendable(draft, order):
-        _submit(draft, order)
+    is_long = position.holding(plan.leg)[1] > 0
+    side = Side.BUY if is_long != is_reducing else Side.SELL
+    _submit(
+        draft,
+        _leg_order(draft, position, plan.leg, side, plan.lots, intent_id, identity, is_reducing),
+    )
+
+
+def _may_complete(draft: _Draft, position: PairPosition, control: TradingControl) -> bool:
+    """Whether what a leg lacks may still be ordered: it opens risk, and ages."""
+    since_ms = position.exposed_since_ms
+    return (
+        control.state is TradingState.ACTIVE
+        and draft.breach is None
+        and (draft.guard is None or draft.guard.staleness() is None)
+        and position.state is PairState.OPENING
+        and since_ms is not None
+        and draft.closes_at_ms - since_ms <= COMPLETE_WITHIN_MS
+    )
 
 
 def _repeat_closing(draft: _Draft, position: PairPosition, identity: Identity) -> None:
@@ -450,7 +484,7 @@ def _open(draft: _Draft, intent: SubmitOrder, identity: Identity, control: Tradi
         target_lots_y=targets.get("y", 0),
         target_lots_x=targets.get("x", 0),
     )
-    denial = control.denial or _denial(draft, intent)
+    denial = control.denial or _denial(draft, intent) or _limit_denial(draft, intent)
     for leg in intent.legs:
         order = Order(
             client_order_id(identity.account, identity.run, intent.intent_id, leg.leg, 0),
@@ -494,6 +528,70 @@ def _denial(draft: _Draft, intent: SubmitOrder) -> str | None:
                 f"{instrument.min_notional_e8}e-8"
             )
     return None
+
+
+def _limit_denial(draft: _Draft, intent: SubmitOrder) -> str | None:
+    """Return which limit of the account an opening intent breaks, or `None`.
+
+    One that would be one order too many is a breach: its producer is cut off.
+    """
+    if draft.guard is None:
+        return None
+    if draft.breach is None:
+        n_orders = len(draft.submit) + len(intent.legs)
+        draft.breach = draft.guard.breach(_equity_e8(draft), n_orders)
+    return (
+        draft.breach
+        or draft.guard.staleness()
+        or draft.guard.denial(
+            _exposure(draft),
+            [
+                _signed_notional(draft, leg.symbol, Side(leg.side).sign * leg.quantity_lots)
+                for leg in intent.legs
+            ],
+        )
+    )
+
+
+def _watch_slippage(draft: _Draft, report: OrderReport) -> None:
+    """Compare new executions with the marks their orders were decided at, while they last."""
+    order = draft.orders.get(report.client_order_id)
+    if draft.guard is None or order is None or order.symbol not in draft.marks_ticks:
+        return
+    booked = draft.fill_counts.get(order.client_order_id, 0)
+    for _, execution in report.executions[booked:]:
+        mark_ticks = draft.marks_ticks[order.symbol]
+        found = draft.guard.slippage(order, mark_ticks, execution.price_ticks)
+        draft.breach = draft.breach or found
+
+
+def _watch_losses(draft: _Draft) -> None:
+    if draft.guard is not None and draft.breach is None:
+        draft.breach = draft.guard.breach(_equity_e8(draft), len(draft.submit))
+
+
+def _equity_e8(draft: _Draft) -> int:
+    net_e8 = sum(
+        value_e8(position, draft.marks_ticks, draft.instruments)[0]
+        for position in draft.positions.values()
+    )
+    for symbol, lots in draft.unattributed_lots.items():
+        net_e8 += _signed_notional(draft, symbol, lots)[1]
+    return draft.cash_e8 + net_e8
+
+
+def _signed_notional(draft: _Draft, symbol: str, lots: int) -> tuple[str, int]:
+    return symbol, draft.instruments[symbol].notional_e8(draft.marks_ticks[symbol], lots)
+
+
+def _exposure(draft: _Draft) -> Exposure:
+    return exposure_of(
+        draft.positions.values(),
+        draft.orders.values(),
+        draft.unattributed_lots,
+        draft.marks_ticks,
+        draft.instruments,
+    )
 
 
 def _close(draft: _Draft, position: PairPosition, intent_id: str, identity: Identity) -> None:
@@ -607,4 +705,5 @@ def _conclude(draft: _Draft) -> Settlement:
         tuple(draft.cancel.values()),
         equity_e8,
         gross_e8,
+        draft.breach,
     )

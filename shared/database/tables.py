@@ -500,6 +500,7 @@ orders = Table(
         ),
     ),
     Index(None, "created_at"),
+    Index(None, "submitted_at"),
 )
 
 fills = Table(

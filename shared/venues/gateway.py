@@ -53,11 +53,31 @@ class VenueFill:
 
 
 @dataclass(frozen=True, slots=True)
+class VenueOpenOrder:
+    """An order that works at the venue, whoever placed it; quantity in the base currency."""
+
+    venue_order_id: str
+    client_order_id: str
+    symbol: str
+    side: Side
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class VenueAccount:
-    """The account: its balance in the quote currency and its open net positions by symbol."""
+    """The account: its balance in the quote currency and its open net positions by symbol.
+
+    Attributes
+    ----------
+    notionals, unrealised_profit
+        Signed worth of each position at the venue's price, and the profit of them all that is
+        not in the balance, in the quote currency.
+    """
 
     wallet_balance: Decimal
     positions: Mapping[str, Decimal]
+    notionals: Mapping[str, Decimal]
+    unrealised_profit: Decimal
 
 
 class VenueGateway:
@@ -128,6 +148,11 @@ class VenueGateway:
         """
         answer = await ask("ask the time", self._exchange.fapiPublicGetTime)
         return integer_of(answer, "serverTime")
+
+    @property
+    def clock_skew_ms(self) -> int:
+        """Our time less the venue's, as of the last synchronisation."""
+        return int(self._exchange.options["timeDifference"])
 
     async def synchronise(self) -> int:
         """Sign requests by the venue's clock from now on; return its time.
@@ -278,13 +303,40 @@ class VenueGateway:
             If the question is refused, or not answered.
         """
         answer = await self._ask("fetch the account", self._exchange.fapiPrivateV3GetAccount, {})
-        positions = {
-            self._our_symbol(text_of(position, "symbol")): decimal_of(position, "positionAmt")
+        held = {
+            self._our_symbol(text_of(position, "symbol")): position
             for position in field_of(answer, "positions")
+            if decimal_of(position, "positionAmt")
         }
         return VenueAccount(
             decimal_of(answer, "totalWalletBalance"),
-            {symbol: quantity for symbol, quantity in positions.items() if quantity},
+            {symbol: decimal_of(position, "positionAmt") for symbol, position in held.items()},
+            {symbol: decimal_of(position, "notional") for symbol, position in held.items()},
+            sum(
+                (decimal_of(position, "unrealizedProfit") for position in held.values()), Decimal(0)
+            ),
+        )
+
+    async def fetch_open_orders(self) -> tuple[VenueOpenOrder, ...]:
+        """Return every order that works, also those that others placed.
+
+        Raises
+        ------
+        VenueRejectedError, VenueUnknownError
+            If the question is refused, or not answered.
+        """
+        answer = await self._ask("fetch open orders", self._exchange.fapiPrivateGetOpenOrders, {})
+        if not isinstance(answer, list):
+            raise VenueUnknownError(f"open orders came back as {str(answer)[:200]}, not as a list")
+        return tuple(
+            VenueOpenOrder(
+                text_of(order, "orderId"),
+                text_of(order, "clientOrderId"),
+                text_of(order, "symbol"),
+                _side_of(order),
+                decimal_of(order, "origQty"),
+            )
+            for order in answer
         )
 
     # --- how a call is made ---------------------------------------------------------------
@@ -310,6 +362,13 @@ class VenueGateway:
             raise VenueUnknownError(
                 f"the venue has a position in {name}, which it did not list: connect again"
             ) from None
+
+
+def _side_of(answer: Any) -> Side:
+    side = text_of(answer, "side").lower()
+    if side not in set(Side):
+        raise VenueUnknownError(f"the venue's answer has side {side!r}: neither buy nor sell")
+    return Side(side)
 
 
 def _order(answer: Any, client_order_id: str) -> VenueOrder:

@@ -29,6 +29,7 @@ EXPECTED = {
         "POST /halt",
         "POST /reduce-only",
         "POST /flatten",
+        "POST /cancel-all",
     },
 }
 COMMON = {

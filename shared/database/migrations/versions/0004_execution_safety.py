@@ -26,6 +26,7 @@ def upgrade() -> None:
     op.create_check_constraint(
         STATE, "pair_positions", "state IN ('opening', 'open', 'closing', 'residue', 'closed')"
     )
+    op.create_index(op.f("orders_submitted_at_idx"), "orders", ["submitted_at"])
     op.create_table(
         "execution_leases",
         sa.Column("account", sa.Text(), nullable=False),
