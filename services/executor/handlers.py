@@ -690,7 +690,7 @@ class Executor:
         known = await store.known_orders(unit.connection, ids)
         foreign = [order for order in open_orders if order.client_order_id not in known]
         quarantined = await store.quarantine(unit.connection, name, foreign, unit.lineage)
-        ended = [o for o in open_orders if known.get(o.client_order_id) in TERMINAL]
+        ended = [order for order in known.values() if not order.is_working]
 
         def keep() -> None:
             self._ledger = found.ledger
@@ -699,10 +699,11 @@ class Executor:
         async def withdraw() -> None:
             for order in ended:
                 logger.error("order works that the book holds for ended", order=order)
-                await (await self._venue()).cancel_order(order.client_order_id, order.symbol)
+            await self._cancel(ended)
 
         unit.after_commit(keep)
-        unit.errand_after_commit(withdraw)
+        if ended:
+            unit.errand_after_commit(withdraw)
 
     def _venue_book(self, account: VenueAccount, as_of_ms: int) -> VenueBook:
         lots, prices_ticks = {}, {}

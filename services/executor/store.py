@@ -351,12 +351,10 @@ async def save_reconciliation(
     )
 
 
-async def known_orders(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, OrderState]:
-    """Return the states of those of some client order ids that are ours."""
-    found = await connection.execute(
-        select(orders.c.client_order_id, orders.c.state).where(orders.c.client_order_id.in_(ids))
-    )
-    return {row.client_order_id: OrderState(row.state) for row in found}
+async def known_orders(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, Order]:
+    """Return those of some client order ids that are orders of ours."""
+    found = await connection.execute(select(orders).where(orders.c.client_order_id.in_(ids)))
+    return {row.client_order_id: _order(row) for row in found}
 
 
 async def quarantine(

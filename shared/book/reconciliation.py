@@ -149,7 +149,11 @@ class _Expectation:
     ) -> None:
         self.lots: dict[str, int] = {}
         self.cash_e8 = 0
-        self.reducing = {o.pair for o in ledger.orders.values() if o.is_working and o.reduce_only}
+        self.reducing = {
+            (order.pair, order.leg)
+            for order in ledger.orders.values()
+            if order.is_working and order.reduce_only
+        }
         for report in reports:
             order = ledger.orders[report.client_order_id]
             booked = ledger.fill_counts.get(order.client_order_id, 0)
@@ -183,7 +187,7 @@ class _Draft:
     ) -> None:
         """Spread a difference over what no pair holds, the pairs, and again what none holds.
 
-        A pair whose closing order works is left alone: its fills are still to be booked.
+        A leg whose closing order works is left alone: its fills are still to be booked.
         """
         left = venue_lots - book_lots
         foreign = self.unattributed_lots.get(symbol, 0)
@@ -192,7 +196,8 @@ class _Draft:
         cuts = []
         for position in sorted(self.positions.values(), key=lambda p: p.position_id):
             for leg in ("y", "x"):
-                if position.holding(leg)[0] == symbol and position.pair not in expected.reducing:
+                is_reducing = (position.pair, leg) in expected.reducing
+                if position.holding(leg)[0] == symbol and not is_reducing:
                     cut = _towards_zero(position.holding(leg)[1], left)
                     left -= cut
                     if cut:

@@ -54,7 +54,10 @@ class VenueFill:
 
 @dataclass(frozen=True, slots=True)
 class VenueOpenOrder:
-    """An order that works at the venue, whoever placed it; quantity in the base currency."""
+    """An order that works at the venue, whoever placed it; quantity in the base currency.
+
+    The symbol is the venue's own: it may be one that is not listed to us.
+    """
 
     venue_order_id: str
     client_order_id: str

@@ -21,7 +21,7 @@ from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
 from shared.events.signals import Mark
 from tests.serving import Record, Served, recording, serving, settings_in_environment
 from tests.support import eventually_async
-from tests.trading_stub import StubOrder, TradingStub, refused
+from tests.trading_stub import TradingStub, refused
 from tests.trading_stub import serving as serving_venue
 
 Y, X = "AAA/USDT", "BBB/USDT"
@@ -125,10 +125,6 @@ class Trading:
 
     async def passes(self) -> int:
         return self.venue.calls.count("GET openOrders")
-
-    @property
-    def position(self) -> StubOrder:
-        raise NotImplementedError
 
 
 @asynccontextmanager
@@ -249,7 +245,7 @@ async def test_fills_listed_late_of_an_order_that_has_ended_are_not_lost(
         if asked == 3:
             y.n_listed = None
 
-    trading.venue.faults["GET userTrades"] = list_later  # type: ignore[assignment]
+    trading.venue.faults["GET userTrades"] = list_later
     await trading.close(1)
     rows = await trading.record.rows("SELECT sum(lots)::int FROM fills WHERE leg = 'y'")
     assert rows == [(1_000 if status == "FILLED" else 500,)]
@@ -410,7 +406,9 @@ async def test_a_deposit_is_cash_of_the_book_from_the_next_comparison_on(
     trading: Trading,
 ) -> None:
     await held(trading)
-    [(before,)] = await trading.record.rows("SELECT cash_e8 FROM account ORDER BY 1 DESC LIMIT 1")
+    [(before,)] = await trading.record.rows(
+        "SELECT cash_e8 FROM account ORDER BY closes_at DESC LIMIT 1"
+    )
     trading.venue.wallet += 250
     await trading.reconcile()
     await trading.reconcile()

@@ -169,7 +169,7 @@ def test_fills_that_the_next_close_will_book_are_no_difference() -> None:
     assert reconciled(ledger, venue).adjustments != (), "without the report it is one"
 
 
-def test_a_pair_with_a_closing_order_at_work_is_left_alone() -> None:
+def test_a_leg_with_a_closing_order_at_work_is_left_alone() -> None:
     ledger = book(pair("a", 1_000, -1), orders=(order(Side.SELL, 1_000, reduce_only=True),))
     found = reconciled(ledger, venue_of(ledger, y=400))
     assert found.positions == ()
