@@ -246,14 +246,14 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
     @router.post(
         "/cancel-all",
         dependencies=[guard],
-        summary="Withdraw every order of ours that works",
+        summary="Withdraw every order of ours that works, and open nothing",
         responses=refusals(401),
     )
     async def cancel_all(runtime: ServedBy, body: Reasoned) -> Withdrawn:
         """Withdraw once, also what closes a position: that is ordered anew at the next close.
 
-        What may be traded stays as it is; `POST /halt` first keeps openings from coming back.
-        Orders that others placed on the account are left alone.
+        Trading is reduce-only from then on, or stays halted. Orders that others placed on the
+        account are left alone.
         """
         n_orders = await runtime.consumer.do(
             "cancel-all",

@@ -283,6 +283,7 @@ class Executor:
             self._last_closes_at = max(requested.closes_at, self._last_closes_at or _EARLIEST)
             self._risk.note(self._last_closes_at, settlement.equity_e8)
             self._withdrawn &= settlement.ledger.orders.keys()
+            self._doubts = {k: n for k, n in self._doubts.items() if k in settlement.ledger.orders}
             for order in settlement.submit:
                 if submitted_at_ms is not None:
                     self._submitted_at_ms[order.client_order_id] = submitted_at_ms
@@ -308,12 +309,17 @@ class Executor:
         )
         if venue_at_ms is not None and self._gateway is not None:
             venue_at = instant_of_ms(venue_at_ms)
-            view = RiskView(
-                await store.count_submissions(connection, venue_at - timedelta(minutes=1)),
-                view.day_start_e8,
-                view.peak_e8,
-                venue_at_ms - requested.closes_at_ms,
-                self._gateway.clock_skew_ms,
+            age_ms = venue_at_ms - requested.closes_at_ms
+            market = self._settings.market
+            if age_ms > 0 and market.source != "live":
+                age_ms = round(age_ms / market.speed)  # as long as it took us
+            view = replace(
+                view,
+                recent_orders=await store.count_submissions(
+                    connection, venue_at - timedelta(minutes=1)
+                ),
+                data_age_ms=age_ms,
+                clock_skew_ms=self._gateway.clock_skew_ms,
             )
         return Guard(self._settings.limits, self._settings.portfolio.capital_e8, view)
 
@@ -427,7 +433,9 @@ class Executor:
             for fill in fills
         )
         listed_lots = sum(execution.lots for _, execution in executions)
-        if found.state in TERMINAL and listed_lots != instrument.lots_of(found.filled):
+        filled_lots = instrument.lots_of(found.filled)
+        # More listed than filled is a fill between the two questions, unless all had ended.
+        if listed_lots < filled_lots or (found.state in TERMINAL and listed_lots != filled_lots):
             return self._report_doubtful(order, found, listed_lots, executions)
         self._doubts.pop(order.client_order_id, None)
         return OrderReport(order.client_order_id, found.state, executions)
@@ -439,9 +447,9 @@ class Executor:
         listed_lots: int,
         executions: tuple[tuple[int, Execution], ...],
     ) -> OrderReport:
-        """Deal with an order that has ended, but whose fills do not add up to what it filled.
+        """Deal with an order whose fills do not add up to what it filled.
 
-        Fills may be listed late, and an order that has ended is not asked for again. It is
+        Fills may be listed late, and an order that has ended is not asked for again. So it is
         asked again at once for a while; then the close goes on and the order stays at work.
         """
         message = (
@@ -551,7 +559,8 @@ class Executor:
     async def cancel_all(self, unit: UnitOfWork, reason: str, operator: str) -> int:
         """Withdraw every order of ours that works, also those that close; return how many.
 
-        The state of trading stays; what was to be closed is ordered anew at the next close.
+        Nothing is opened from then on, or what was withdrawn would come back. What was to be
+        closed is ordered anew at the next close.
         """
         await self._require_lease(unit.connection)
         working = [
@@ -559,16 +568,23 @@ class Executor:
             for order in self._ledger.orders.values()
             if order.is_working and order.state not in IN_FLIGHT
         ]
-        control = replace(self._control, reason=reason)
+        control = self._control
+        if control.state is TradingState.ACTIVE:
+            control = obey(control, TradingCommand.REDUCE_ONLY, reason)
+        control = replace(control, reason=reason)
         await store.insert_control(
             unit.connection, control, operator, self._last_closes_at, unit.lineage
         )
+        unit.publish("risk.changed", _risk_changed(control, self._last_closes_at, operator))
 
         def keep() -> None:
             self._control = control
 
         async def withdraw() -> None:
-            self._withdrawn |= await self._cancel(working)
+            try:
+                self._withdrawn |= await self._cancel(working)
+            except VenueError as error:
+                logger.warning("orders not withdrawn", error=str(error))
 
         unit.after_commit(keep)
         unit.errand_after_commit(withdraw)
@@ -594,17 +610,17 @@ class Executor:
 
     async def tidy_up(self) -> bool:
         """Do what is left over whenever nothing waits; False: there is no hurry to go on."""
-        # First what takes risk away: it waits for no comparison of books.
-        await self._withdraw_orders()
-        if self._is_reconciliation_due():
-            try:
-                await self.reconcile()
-            except VenueError as error:
+        try:
+            # First what takes risk away: it waits for no comparison of books.
+            await self._withdraw_orders()
+            if self._is_reconciliation_due():
+                # Counted from the try: a venue that fails is not asked all the time.
                 self._reconcile_not_before = monotonic_seconds() + RECONCILE_AGAIN_SECONDS
-                metrics.RECONCILIATIONS.labels("failed").inc()
-                logger.warning("not reconciled, no order leaves", error=str(error))
-        if self._reconciled_at is not None:
-            await self.resolve_in_flight()
+                await self.reconcile()
+            if self._reconciled_at is not None:
+                await self.resolve_in_flight()
+        except VenueRejectedError as error:
+            raise RetryableError(f"the venue refuses what must be asked of it: {error}") from error
         return False
 
     # --- the book and the venue -----------------------------------------------------------
@@ -628,7 +644,6 @@ class Executor:
         try:
             await self.reconcile()
         except VenueError as error:
-            metrics.RECONCILIATIONS.labels("failed").inc()
             raise RetryableError(
                 f"no order leaves before book and venue have been compared: {error}"
             ) from error
@@ -645,6 +660,15 @@ class Executor:
             If the venue did not say all that is needed, or something moved meanwhile; nothing
             was changed.
         """
+        try:
+            await self._compare()
+        except VenueError:
+            metrics.RECONCILIATIONS.labels("failed").inc()
+            raise
+        self._reconciled_at = monotonic_seconds()
+        metrics.RECONCILIATIONS.labels("passed").inc()
+
+    async def _compare(self) -> None:
         venue = await self._venue()
         if unresolved := (await self._look_for_orders())[1]:
             raise VenueUnknownError(
@@ -660,8 +684,6 @@ class Executor:
             f"venue:{self._settings.venue_url}",
             lambda unit: self._take_over(unit, reports, account, open_orders, as_of_ms),
         )
-        self._reconciled_at = monotonic_seconds()
-        metrics.RECONCILIATIONS.labels("passed").inc()
 
     async def _take_over(
         self,

@@ -70,7 +70,8 @@ class RiskView:
         Equity at the start of the day and at its highest, since trading was last resumed;
         `None` where no close has been settled since.
     data_age_ms
-        The venue's time less the close, `None` where the venue was not asked.
+        How long ago the close was, `None` where the venue was not asked; less than nothing
+        where it is still to come.
     clock_skew_ms
         Our time less the venue's, `None` where the venue was not asked.
     """
