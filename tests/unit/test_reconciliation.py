@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -167,6 +168,17 @@ def test_fills_that_the_next_close_will_book_are_no_difference() -> None:
     report = OrderReport("o", OrderState.FILLED, ((NOW, sold),))
     assert reconciled(ledger, venue, report).adjustments == ()
     assert reconciled(ledger, venue).adjustments != (), "without the report it is one"
+
+
+def test_only_fills_that_are_not_booked_yet_are_expected_on_top_of_the_book() -> None:
+    half = replace(order(Side.SELL, 1_000, reduce_only=True), filled_lots=400)
+    ledger = replace(
+        book(pair("a", 600, -1), orders=(half,)), fill_counts={half.client_order_id: 1}
+    )
+    fills = ((NOW - BAR_MS, Execution(400, 990, 0)), (NOW, Execution(100, 1_000, 0)))
+    venue = venue_of(ledger, y=500, cash_e8=1 * UNIT)
+    report = OrderReport("o", OrderState.PARTIALLY_FILLED, fills)
+    assert reconciled(ledger, venue, report).adjustments == ()
 
 
 def test_a_leg_with_a_closing_order_at_work_is_left_alone() -> None:
