@@ -16,6 +16,7 @@ from shared.book.control import TradingCommand
 from shared.book.instrument import Instrument
 from shared.book.orders import OrderState
 from shared.book.positions import PairPosition, PairState, value_e8
+from shared.book.reconciliation import AdjustmentKind
 from shared.clock import instant_of_ms
 from shared.database.book import last_account
 from shared.database.engine import snapshot
@@ -50,6 +51,44 @@ class ExecutorStatus(Status):
     """How far the executor is, and what it may trade."""
 
     trading: Trading
+
+
+class RecordedAdjustment(BaseModel):
+    """A difference between book and venue, and how the book was brought to the venue.
+
+    Attributes
+    ----------
+    kind
+        `baseline`: the venue's money less the book's when they were first compared. `cash`:
+        money that came or went since. `position`: lots that a position gained or lost.
+    position_id
+        Of the pair that lost them; empty where no pair holds them.
+    amount_usdt
+        Cash that the book gained by it; a baseline is not cash of the book.
+    book_value, venue_value
+        What was compared, in lots or in 1e-8 of the quote.
+    """
+
+    kind: AdjustmentKind
+    symbol: str | None
+    position_id: str | None
+    lots: int
+    amount_usdt: Decimal
+    book_value: Decimal
+    venue_value: Decimal
+    from_closes_at: datetime | None
+    recorded_at: datetime
+
+
+class QuarantinedOrder(BaseModel):
+    """An order at the venue that we did not place: it is left alone."""
+
+    venue_order_id: str
+    client_order_id: str
+    symbol: str
+    side: Literal["buy", "sell"]
+    quantity: Decimal
+    recorded_at: datetime
 
 
 class Withdrawn(BaseModel):
@@ -318,6 +357,25 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
             )
             for row in rows
         ]
+
+    @router.get("/adjustments", summary="Differences between book and venue, newest first")
+    async def adjustments(runtime: ServedBy, limit: Limit = 100) -> list[RecordedAdjustment]:
+        """Return what comparing the book with the account at the venue has changed."""
+        async with snapshot(runtime.engine) as connection:
+            rows = await store.find_adjustments(connection, settings.account, limit)
+        return [
+            RecordedAdjustment(
+                **row._mapping, amount_usdt=usdt(int(row.amount_e8)), recorded_at=row.ingested_at
+            )
+            for row in rows
+        ]
+
+    @router.get("/quarantined-orders", summary="Orders of others on the account, newest first")
+    async def quarantined_orders(runtime: ServedBy, limit: Limit = 100) -> list[QuarantinedOrder]:
+        """Return orders found at the venue that we did not place, since ended ones included."""
+        async with snapshot(runtime.engine) as connection:
+            rows = await store.find_quarantined(connection, settings.account, limit)
+        return [QuarantinedOrder(**row._mapping, recorded_at=row.ingested_at) for row in rows]
 
     @router.get("/positions", summary="Positions at the last marks, newest first")
     async def positions(

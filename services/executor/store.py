@@ -545,3 +545,30 @@ async def find_positions(
     elif state != "all":
         query = query.where(held.state == state)
     return [position_of(row) for row in await connection.execute(query)]
+
+
+async def find_adjustments(
+    connection: AsyncConnection, name: str, limit: int
+) -> Sequence[Row[Any]]:
+    """Return the adjustments of an account, newest first."""
+    query = (
+        select(adjustments)
+        .where(adjustments.c.account == name)
+        .order_by(adjustments.c.adjustment_id.desc())
+        .limit(limit)
+    )
+    return (await connection.execute(query)).all()
+
+
+async def find_quarantined(
+    connection: AsyncConnection, name: str, limit: int
+) -> Sequence[Row[Any]]:
+    """Return the orders of others on an account, newest first."""
+    found = quarantined_orders.c
+    query = (
+        select(quarantined_orders)
+        .where(found.account == name)
+        .order_by(found.ingested_at.desc(), found.venue_order_id)
+        .limit(limit)
+    )
+    return (await connection.execute(query)).all()

@@ -30,6 +30,8 @@ EXPECTED = {
         "POST /reduce-only",
         "POST /flatten",
         "POST /cancel-all",
+        "GET /adjustments",
+        "GET /quarantined-orders",
     },
 }
 COMMON = {
