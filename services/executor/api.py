@@ -170,6 +170,8 @@ class RecordedPosition(BaseModel):
         What the holdings are worth at the marks of the last close.
     profit_usdt
         Cash and value.
+    is_residue
+        Whether what closing has left is below the venue's smallest order.
     exposed_seconds
         For how long its legs were out of proportion before the last close.
     """
@@ -188,6 +190,7 @@ class RecordedPosition(BaseModel):
     funding_usdt: Decimal
     value_usdt: Decimal
     profit_usdt: Decimal
+    is_residue: bool
     exposed_seconds: Decimal
 
 
@@ -440,5 +443,6 @@ def _position(
         funding_usdt=usdt(position.funding_e8),
         value_usdt=usdt(net_e8),
         profit_usdt=usdt(position.cash_e8 + net_e8),
+        is_residue=position.is_residue,
         exposed_seconds=Decimal(position.exposed_ms) / 1000,
     )

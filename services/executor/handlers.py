@@ -69,8 +69,6 @@ RECONCILE_AGAIN_SECONDS = 5.0
 CANCELS_AT_ONCE = 20
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
-_LEAVING = frozenset({PairState.CLOSING, PairState.RESIDUE})
-
 logger = structlog.get_logger()
 
 
@@ -542,7 +540,8 @@ class Executor:
         Again and again, until the venue has answered; one whose arrival there is not known yet
         waits until it is.
         """
-        closing = {p.pair for p in self._ledger.positions.values() if p.state in _LEAVING}
+        positions = self._ledger.positions.values()
+        closing = {p.pair for p in positions if p.state is PairState.CLOSING}
         is_halted = self._control.state is TradingState.HALTED
         unwanted = [
             order

@@ -42,6 +42,7 @@ _POSITION_UPDATES = (
     "fees_e8",
     "funding_e8",
     "closed_at",
+    "is_residue",
     "exposed_since",
     "exposed_ms",
 )
@@ -221,6 +222,7 @@ def _position_row(position: PairPosition) -> dict[str, Any]:
         "closed_at": _instant_or_none(position.closed_at_ms),
         "target_lots_y": position.target_lots_y,
         "target_lots_x": position.target_lots_x,
+        "is_residue": position.is_residue,
         "exposed_since": _instant_or_none(position.exposed_since_ms),
         "exposed_ms": position.exposed_ms,
     }

@@ -452,18 +452,16 @@ def _may_complete(draft: _Draft, position: PairPosition, control: TradingControl
 def _repeat_closing(draft: _Draft, position: PairPosition, identity: Identity) -> None:
     """Send what a close has left behind.
 
-    Below the venue's smallest order that is a residue. A venue that did not let it be reduced
-    now is asked again at the next instant of funding, not at every close.
+    Below the venue's smallest order that is a residue. A venue that does not let it be reduced
+    either is asked again at the next instant of funding, not at every close.
     """
     is_residue = not any(
-        lots and _is_sizeable(draft, symbol, abs(lots))
-        for symbol, lots in (position.holding("y"), position.holding("x"))
+        _is_sizeable(draft, *holding) for holding in (position.holding("y"), position.holding("x"))
     )
-    state = PairState.RESIDUE if is_residue else PairState.CLOSING
-    if position.state is not state:
-        draft.put_position(replace(position, state=state))
-    elif is_residue and _funding_instants(draft) <= 0:
+    if is_residue and position.is_residue and _funding_instants(draft) <= 0:
         return
+    if position.is_residue != is_residue:
+        draft.put_position(replace(position, is_residue=is_residue))
     intent_id = f"{draft.closes_at_ms}:{position.pair}:unwind"
     _submit_closing_orders(draft, position, intent_id, identity)
 
@@ -619,7 +617,6 @@ def _enforce(draft: _Draft, control: TradingControl, identity: Identity) -> None
 def _submit_closing_orders(
     draft: _Draft, position: PairPosition, intent_id: str, identity: Identity
 ) -> None:
-    """Send what closes the legs that are held; one that the venue would refuse waits."""
     for leg in ("y", "x"):
         _, lots = position.holding(leg)
         if lots:
@@ -627,8 +624,7 @@ def _submit_closing_orders(
             order = _leg_order(
                 draft, position, leg, side, abs(lots), intent_id, identity, reduce_only=True
             )
-            if _is_sendable(draft, order):
-                _submit(draft, order)
+            _submit(draft, order)
 
 
 def _leg_order(
@@ -656,22 +652,12 @@ def _leg_order(
 
 
 def _is_sizeable(draft: _Draft, symbol: str, lots: int) -> bool:
-    """Whether lots at the mark make the venue's smallest order."""
+    """Whether signed lots at the mark make the venue's smallest order."""
+    if not lots:
+        return False
     instrument = draft.instruments[symbol]
-    notional_e8 = instrument.notional_e8(draft.marks_ticks[symbol], lots)
+    notional_e8 = instrument.notional_e8(draft.marks_ticks[symbol], abs(lots))
     return notional_e8 >= instrument.min_notional_e8
-
-
-def _is_sendable(draft: _Draft, order: Order) -> bool:
-    """Whether the venue takes an order: large enough, or reduce-only by the venue's count too.
-
-    Where another pair holds the same symbol the other way, a small order may be neither.
-    """
-    if _is_sizeable(draft, order.symbol, order.quantity_lots):
-        return True
-    held_lots = net_lots(draft.positions.values(), order.symbol)
-    held_lots += draft.unattributed_lots.get(order.symbol, 0)
-    return reduces_at_venue(held_lots, draft.orders.values(), order)
 
 
 def _submit(draft: _Draft, order: Order) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
 
-from shared.book.execution import PARTS_PER_MILLION
+from shared.book.arithmetic import PARTS_PER_MILLION
 from shared.book.instrument import Instrument
 from shared.book.orders import Order
 from shared.book.positions import PairPosition

@@ -23,8 +23,6 @@ class PairState(StrEnum):
     OPENING = "opening"
     OPEN = "open"
     CLOSING = "closing"
-    RESIDUE = "residue"
-    """Closing, and what is left is below the venue's smallest order."""
     CLOSED = "closed"
 
 
@@ -46,6 +44,8 @@ class PairPosition:
         The part of the cash that was fees, and funding with borrowing, as positive costs.
     target_lots_y, target_lots_x
         Signed lots that the opening intent decided on.
+    is_residue
+        Whether what closing has left is below the venue's smallest order.
     exposed_since_ms, exposed_ms
         The close from which on the legs have been out of proportion, if they are, and for how
         long they have been before.
@@ -65,6 +65,7 @@ class PairPosition:
     closed_at_ms: int | None = None
     target_lots_y: int = 0
     target_lots_x: int = 0
+    is_residue: bool = False
     exposed_since_ms: int | None = None
     exposed_ms: int = 0
 

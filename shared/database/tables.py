@@ -538,11 +538,12 @@ pair_positions = Table(
     Column("closed_at", Instant),
     Column("target_lots_y", BigInteger, nullable=False, server_default=text("0")),
     Column("target_lots_x", BigInteger, nullable=False, server_default=text("0")),
+    Column("is_residue", Boolean, nullable=False, server_default=text("false")),
     # How long the legs have been out of proportion: since when they are, and before that.
     Column("exposed_since", Instant),
     Column("exposed_ms", BigInteger, nullable=False, server_default=text("0")),
     *_lineage(),
-    CheckConstraint("state IN ('opening', 'open', 'closing', 'residue', 'closed')", name="state"),
+    CheckConstraint("state IN ('opening', 'open', 'closing', 'closed')", name="state"),
     CheckConstraint("(state = 'closed') = (closed_at IS NOT NULL)", name="closed"),
     CheckConstraint("state <> 'closed' OR (lots_y = 0 AND lots_x = 0)", name="flat"),
     Index(

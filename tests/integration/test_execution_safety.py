@@ -400,8 +400,8 @@ async def test_orders_and_positions_of_others_are_recorded_once_and_left_alone(
         assert rows == [("somebody", "AAAUSDT", "buy", 3)]
     shown = await trading.executor.get("/adjustments", limit=2)
     assert [(row["kind"], Decimal(row["amount_usdt"]), row["lots"]) for row in shown] == [
-        ("cash", -100, 0),
-        ("position", 0, 1_000),
+        ("cash", Decimal(-100), 0),
+        ("position", Decimal(0), 1_000),
     ]
     [order] = await trading.executor.get("/quarantined-orders")
     assert (order["venue_order_id"], order["client_order_id"]) == ("3", "somebody")

@@ -292,7 +292,7 @@ def test_a_small_rest_is_a_residue_and_sent_as_reduce_only() -> None:
     [order] = settled.submit
     assert (order.quantity_lots, order.side, order.reduce_only) == (400, "sell", True)
     assert settled.ledger.reduces_at_venue(order)
-    assert [p.state for p in settled.positions] == [PairState.RESIDUE]
+    assert [(p.state, p.is_residue) for p in settled.positions] == [(PairState.CLOSING, True)]
 
 
 def test_a_residue_that_the_venue_refuses_is_offered_again_at_the_next_funding_only() -> None:
@@ -312,7 +312,7 @@ def test_a_residue_that_has_grown_to_an_order_is_closed() -> None:
     ledger, _ = acknowledge(first.ledger, refused)
     dearer = settle(ledger, at(2), marks={"Y/USDT": 12.5}, instruments=INSTRUMENTS)
     assert [o.quantity_lots for o in dearer.submit] == [400]
-    assert [p.state for p in dearer.positions] == [PairState.CLOSING]
+    assert [(p.state, p.is_residue) for p in dearer.positions] == [(PairState.CLOSING, False)]
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,8 @@ def test_what_another_order_may_sell_first_is_not_there_to_be_reduced() -> None:
     assert [short.ledger.reduces_at_venue(order) for order in sells] == [False, False]
 
 
-def test_a_small_rest_that_another_pair_covers_up_waits_and_is_not_sent() -> None:
+def test_a_small_rest_that_another_pair_covers_up_is_for_the_venue_to_refuse() -> None:
     settled = close_at(holding(400, ("q", -5_000)), 1)
-    assert settled.submit == ()
-    assert [p.state for p in settled.positions if p.position_id == "p"] == [PairState.RESIDUE]
+    [order] = settled.submit
+    assert not settled.ledger.reduces_at_venue(order)
+    assert [p.is_residue for p in settled.positions if p.position_id == "p"] == [True]

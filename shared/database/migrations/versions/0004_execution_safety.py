@@ -10,22 +10,17 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-STATE = op.f("pair_positions_state_check")
-
 
 def upgrade() -> None:
     zero = sa.text("0")
     for column in (
         sa.Column("target_lots_y", sa.BigInteger(), server_default=zero, nullable=False),
         sa.Column("target_lots_x", sa.BigInteger(), server_default=zero, nullable=False),
+        sa.Column("is_residue", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("exposed_since", sa.DateTime(timezone=True), nullable=True),
         sa.Column("exposed_ms", sa.BigInteger(), server_default=zero, nullable=False),
     ):
         op.add_column("pair_positions", column)
-    op.drop_constraint(STATE, "pair_positions")
-    op.create_check_constraint(
-        STATE, "pair_positions", "state IN ('opening', 'open', 'closing', 'residue', 'closed')"
-    )
     op.create_index(op.f("orders_submitted_at_idx"), "orders", ["submitted_at"])
     op.create_table(
         "execution_leases",
