@@ -345,17 +345,9 @@ def _charge_due_funding(draft: _Draft, terms: FillTerms) -> None:
     settlements = _funding_instants(draft)
     if settlements <= 0:
         return
-    for position in tuple(draft.positions.values()):
-        if not position.is_flat:
-            draft.put_position(
-                charge_funding(
-                    position,
-                    draft.marks_ticks,
-                    draft.instruments,
-                    terms,
-                    settlements,
-                )
-            )
+    held = [position for position in draft.positions.values() if not position.is_flat]
+    for position in charge_funding(held, draft.marks_ticks, draft.instruments, terms, settlements):
+        draft.put_position(position)
 
 
 def _move_on(draft: _Draft, position: PairPosition, identity: Identity) -> None:
