@@ -60,6 +60,10 @@ class VenueRejectedError(VenueError, PermanentError):
     """The venue refused the request on positive evidence: nothing was placed."""
 
 
+class VenueNotReducingError(VenueRejectedError):
+    """The venue refused a reduce-only order: by its count of the position it would not reduce."""
+
+
 class VenueUnknownError(VenueError, RetryableError):
     """No usable answer came back: the order may or may not exist and must be queried."""
 

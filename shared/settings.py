@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 
+from shared.book.limits import RiskLimits
 from shared.clock import ms_of_instant
 from shared.errors import SettingsError
 from shared.events.base import describe_faults
@@ -85,6 +86,8 @@ class Settings(BaseSettings, StrategySettings):
         `paper`, or `live`, which nothing supports yet.
     mlflow_url
         Tracking store of the model registry.
+    limits
+        Of the account, below those of the portfolio.
     market, follow
         The paper venue's market, and what ingest follows at the venue.
     """
@@ -114,6 +117,7 @@ class Settings(BaseSettings, StrategySettings):
     account: str = "paper"
     mode: Literal["paper"] = "paper"
     mlflow_url: str | None = None
+    limits: RiskLimits = RiskLimits()
     market: MarketSettings = MarketSettings()
     follow: FollowSettings = FollowSettings()
     replay: ReplaySettings = ReplaySettings()

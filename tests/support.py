@@ -10,9 +10,11 @@ from typing import Literal, TypeVar
 import numpy as np
 import psutil
 
+from shared.book.control import TradingControl
 from shared.book.execution import FillTerms
 from shared.book.instrument import Instrument
 from shared.book.ledger import Identity, Ledger, OrderReport, Settlement, settle_close
+from shared.book.limits import Guard
 from shared.clock import instant_of_ms
 from shared.events.ingest import Bar, BarsClosed
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
@@ -233,6 +235,8 @@ def settle(
     marks: Mapping[str, float] | None = None,
     terms: FillTerms | None = None,
     instruments: Mapping[str, Instrument] = INSTRUMENTS,
+    control: TradingControl = TradingControl(),
+    guard: Guard | None = None,
 ) -> Settlement:
     """Settle a close at which Y stands at 10 and X at 100, unless other marks are given."""
     prices = {"Y/USDT": 10.0, "X/USDT": 100.0} if marks is None else marks
@@ -243,4 +247,6 @@ def settle(
         marks=tuple(Mark(symbol=symbol, price=price) for symbol, price in prices.items()),
     )
     identity = Identity("paper", "run")
-    return settle_close(ledger, requested, reports, instruments, terms or FillTerms(), identity)
+    return settle_close(
+        ledger, requested, reports, instruments, terms or FillTerms(), identity, control, guard
+    )

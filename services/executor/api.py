@@ -16,7 +16,8 @@ from shared.access.guard import FLATTEN, HALT, READ, TRADE, Operator
 from shared.book.control import TradingCommand
 from shared.book.instrument import Instrument
 from shared.book.orders import OrderState
-from shared.book.positions import PairPosition, value_e8
+from shared.book.positions import PairPosition, PairState, value_e8
+from shared.book.reconciliation import AdjustmentKind
 from shared.clock import instant_of_ms
 from shared.database.book import last_account
 from shared.database.engine import snapshot
@@ -51,6 +52,50 @@ class ExecutorStatus(Status):
     """How far the executor is, and what it may trade."""
 
     trading: Trading
+
+
+class RecordedAdjustment(BaseModel):
+    """A difference between book and venue, and how the book was brought to the venue.
+
+    Attributes
+    ----------
+    kind
+        `baseline`: the venue's money less the book's when they were first compared. `cash`:
+        money that came or went since. `position`: lots that a position gained or lost.
+    position_id
+        Of the pair that lost them; empty where no pair holds them.
+    amount_usdt
+        Cash that the book gained by it; a baseline is not cash of the book.
+    book_value, venue_value
+        What was compared, in lots or in 1e-8 of the quote.
+    """
+
+    kind: AdjustmentKind
+    symbol: str | None
+    position_id: str | None
+    lots: int
+    amount_usdt: Decimal
+    book_value: Decimal
+    venue_value: Decimal
+    from_closes_at: datetime | None
+    recorded_at: datetime
+
+
+class QuarantinedOrder(BaseModel):
+    """An order at the venue that we did not place: it is left alone."""
+
+    venue_order_id: str
+    client_order_id: str
+    symbol: str
+    side: Literal["buy", "sell"]
+    quantity: Decimal
+    recorded_at: datetime
+
+
+class Withdrawn(BaseModel):
+    """How many orders the venue was asked to withdraw."""
+
+    n_orders: int
 
 
 class Resumed(PauseState):
@@ -126,13 +171,17 @@ class RecordedPosition(BaseModel):
         What the holdings are worth at the marks of the last close.
     profit_usdt
         Cash and value.
+    is_residue
+        Whether what closing has left is below the venue's smallest order.
+    exposed_seconds
+        For how long its legs were out of proportion before the last close.
     """
 
     position_id: str
     pair: str
     symbol_y: str
     symbol_x: str
-    state: Literal["opening", "open", "closing", "closed"]
+    state: PairState
     opened_at: datetime
     closed_at: datetime | None
     lots_y: int
@@ -142,6 +191,8 @@ class RecordedPosition(BaseModel):
     funding_usdt: Decimal
     value_usdt: Decimal
     profit_usdt: Decimal
+    is_residue: bool
+    exposed_seconds: Decimal
 
 
 class Positions(BaseModel):
@@ -236,6 +287,22 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
         state = await runtime.set_paused(is_paused=False)
         return Resumed(**state.model_dump(), trading=_trading(recorded))
 
+    @router.post(
+        "/cancel-all",
+        dependencies=[HALT],
+        summary="Withdraw every order of ours that works, and open nothing",
+    )
+    async def cancel_all(runtime: ServedBy, body: Reasoned, operator: Operator) -> Withdrawn:
+        """Withdraw once, also what closes a position: that is ordered anew at the next close.
+
+        Trading is reduce-only from then on, or stays halted. Orders that others placed on the
+        account are left alone.
+        """
+        n_orders = await runtime.do(
+            "cancel-all", lambda unit: executor.cancel_all(unit, body.reason, operator)
+        )
+        return Withdrawn(n_orders=n_orders)
+
     @router.get("/orders", dependencies=[READ], summary="Orders, newest first")
     async def orders(
         runtime: ServedBy,
@@ -295,13 +362,40 @@ def executor_routes(settings: Settings, executor: Executor) -> APIRouter:
         ]
 
     @router.get(
+        "/adjustments",
+        dependencies=[READ],
+        summary="Differences between book and venue, newest first",
+    )
+    async def adjustments(runtime: ServedBy, limit: Limit = 100) -> list[RecordedAdjustment]:
+        """Return what comparing the book with the account at the venue has changed."""
+        async with snapshot(runtime.engine) as connection:
+            rows = await store.find_adjustments(connection, settings.account, limit)
+        return [
+            RecordedAdjustment(
+                **row._mapping, amount_usdt=usdt(int(row.amount_e8)), recorded_at=row.ingested_at
+            )
+            for row in rows
+        ]
+
+    @router.get(
+        "/quarantined-orders",
+        dependencies=[READ],
+        summary="Orders of others on the account, newest first",
+    )
+    async def quarantined_orders(runtime: ServedBy, limit: Limit = 100) -> list[QuarantinedOrder]:
+        """Return orders found at the venue that we did not place, since ended ones included."""
+        async with snapshot(runtime.engine) as connection:
+            rows = await store.find_quarantined(connection, settings.account, limit)
+        return [QuarantinedOrder(**row._mapping, recorded_at=row.ingested_at) for row in rows]
+
+    @router.get(
         "/positions", dependencies=[READ], summary="Positions at the last marks, newest first"
     )
     async def positions(
         runtime: ServedBy,
         pair: PairName = None,
         state: Annotated[
-            Literal["live", "all", "opening", "open", "closing", "closed"],
+            PairState | Literal["live", "all"],
             Query(description="Only this state; `live` is every one but closed"),
         ] = "live",
         since: Since = None,
@@ -349,7 +443,7 @@ def _position(
         pair=position.pair,
         symbol_y=position.symbol_y,
         symbol_x=position.symbol_x,
-        state=position.state.value,
+        state=position.state,
         opened_at=instant_of_ms(position.opened_at_ms),
         closed_at=None if position.closed_at_ms is None else instant_of_ms(position.closed_at_ms),
         lots_y=position.lots_y,
@@ -359,4 +453,6 @@ def _position(
         funding_usdt=usdt(position.funding_e8),
         value_usdt=usdt(net_e8),
         profit_usdt=usdt(position.cash_e8 + net_e8),
+        is_residue=position.is_residue,
+        exposed_seconds=Decimal(position.exposed_ms) / 1000,
     )

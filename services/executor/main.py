@@ -4,12 +4,14 @@ Consumes
     `orders.requested`.
 Publishes
     `positions.changed`: one event per close; `orders.updated` and `fills.booked` when there
-    are any; `risk.changed` when a person changes what may be traded.
+    are any; `risk.changed` when a person or a limit changes what may be traded.
 Owns
-    `orders`, `fills`, `pair_positions`, `account`, `trading_states`.
+    `orders`, `fills`, `pair_positions`, `account`, `trading_states`, `adjustments`,
+    `quarantined_orders`, `execution_leases`.
 Serves
-    `GET /orders`, `/fills`, `/positions`; `POST /halt`, `/reduce-only`, `/flatten`; the routes
-    every service has, of which `/status` tells what may be traded and `/resume` lifts it all.
+    `GET /orders`, `/fills`, `/positions`, `/adjustments`, `/quarantined-orders`; `POST /halt`,
+    `/reduce-only`, `/flatten`, `/cancel-all`; the routes every service has, of which `/status`
+    tells what may be traded and `/resume` lifts it all.
 
 The only service that holds the venue's keys.
 """

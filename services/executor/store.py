@@ -8,17 +8,30 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.book.control import TradingControl, TradingState
+from shared.book.instrument import Instrument
 from shared.book.ledger import Fill, Ledger, Settlement
 from shared.book.orders import Order, OrderState, Side
 from shared.book.positions import PairPosition, PairState
+from shared.book.reconciliation import AdjustmentKind, Reconciliation
 from shared.clock import instant_of_ms, ms_of_instant
 from shared.database.book import last_account, live_positions, position_of
 from shared.database.engine import insert_rows
 from shared.database.filters import of_pair, within
-from shared.database.tables import account, fills, orders, pair_positions, trading_states
+from shared.database.tables import (
+    account,
+    adjustments,
+    fills,
+    orders,
+    pair_positions,
+    quarantined_orders,
+    trading_states,
+)
+from shared.errors import FatalError
+from shared.venues.gateway import VenueOpenOrder
 
 _ORDER_UPDATES = ("state", "filled_lots", "reason")
 _POSITION_UPDATES = (
@@ -29,6 +42,9 @@ _POSITION_UPDATES = (
     "fees_e8",
     "funding_e8",
     "closed_at",
+    "is_residue",
+    "exposed_since",
+    "exposed_ms",
 )
 _ACCOUNT_UPDATES = ("cash_e8", "equity_e8", "gross_e8", "n_positions", "marks_ticks")
 _WORKING = tuple(
@@ -44,12 +60,15 @@ _WORKING = tuple(
 
 
 async def load_ledger(
-    connection: AsyncConnection, capital_e8: int
+    connection: AsyncConnection, capital_e8: int, name: str
 ) -> tuple[Ledger, dict[str, int]]:
     """Return the book after the last settled close, and when in-flight orders were sent."""
     last = await last_account(connection)
+    unattributed = await _unattributed(connection, name)
+    lots = {row.symbol: int(row.lots) for row in unattributed}
+    marks = {row.symbol: row.price_ticks for row in unattributed}
     if last is None:
-        return Ledger(capital_e8), {}
+        return Ledger(capital_e8, marks_ticks=marks, unattributed_lots=lots), {}
     working, submitted_at_ms = {}, {}
     live = select(orders).where(orders.c.state.in_(_WORKING)).order_by(orders.c.client_order_id)
     for row in await connection.execute(live):
@@ -67,9 +86,27 @@ async def load_ledger(
         positions=await live_positions(connection),
         orders=working,
         fill_counts={row[0]: row[1] for row in counts},
-        marks_ticks=dict(last.marks_ticks),
+        marks_ticks=marks | dict(last.marks_ticks),
+        unattributed_lots=lots,
     )
     return ledger, submitted_at_ms
+
+
+async def _unattributed(connection: AsyncConnection, name: str) -> Sequence[Row[Any]]:
+    """Return what the venue holds beyond the pairs, and the last price known of it."""
+    found = await connection.execute(
+        text(
+            """
+            SELECT symbol, sum(lots) AS lots,
+                   (array_agg(price_ticks ORDER BY adjustment_id DESC))[1] AS price_ticks
+            FROM adjustments
+            WHERE account = :name AND kind = 'position' AND position_id IS NULL
+            GROUP BY symbol HAVING sum(lots) <> 0
+            """
+        ),
+        {"name": name},
+    )
+    return found.all()
 
 
 def _order(row: Any) -> Order:
@@ -182,10 +219,17 @@ def _position_row(position: PairPosition) -> dict[str, Any]:
         "cash_e8": position.cash_e8,
         "fees_e8": position.fees_e8,
         "funding_e8": position.funding_e8,
-        "closed_at": None
-        if position.closed_at_ms is None
-        else instant_of_ms(position.closed_at_ms),
+        "closed_at": _instant_or_none(position.closed_at_ms),
+        "target_lots_y": position.target_lots_y,
+        "target_lots_x": position.target_lots_x,
+        "is_residue": position.is_residue,
+        "exposed_since": _instant_or_none(position.exposed_since_ms),
+        "exposed_ms": position.exposed_ms,
     }
+
+
+def _instant_or_none(epoch_ms: int | None) -> datetime | None:
+    return None if epoch_ms is None else instant_of_ms(epoch_ms)
 
 
 async def update_orders(connection: AsyncConnection, changed: Iterable[Order]) -> None:
@@ -206,6 +250,175 @@ async def note_submission(
         text("UPDATE orders SET submitted_at = :at WHERE client_order_id = ANY(:ids)"),
         {"at": submitted_at, "ids": list(ids)},
     )
+
+
+# --- who may write --------------------------------------------------------------------------
+
+
+async def take_lease(connection: AsyncConnection, name: str, holder: str) -> int:
+    """Make this process the executor of an account and return its fencing token.
+
+    Whoever held the lease before can write no more, however long it was asleep. Only the
+    process that has the consumer's lock may ask.
+    """
+    taken = await connection.execute(
+        text(
+            "INSERT INTO execution_leases (account, token, holder) VALUES (:name, 1, :holder) "
+            "ON CONFLICT (account) DO UPDATE SET token = execution_leases.token + 1, "
+            "holder = excluded.holder, acquired_at = now() RETURNING token"
+        ),
+        {"name": name, "holder": holder},
+    )
+    return int(taken.scalar_one())
+
+
+async def require_lease(connection: AsyncConnection, name: str, token: int) -> None:
+    """Refuse to write for an account that another process has taken over.
+
+    The row stays locked until the transaction ends, so that nobody takes over in between.
+
+    Raises
+    ------
+    FatalError
+        If another process holds the lease.
+    """
+    held = await connection.execute(
+        text("SELECT token, holder FROM execution_leases WHERE account = :name FOR SHARE"),
+        {"name": name},
+    )
+    row = held.one_or_none()
+    if row is None or row.token != token:
+        who = "nobody" if row is None else f"{row.holder} with token {row.token}"
+        raise FatalError(
+            f"account {name} is traded by {who}, and this executor's token is {token}: "
+            "it writes nothing more; start it again if it is the one to trade"
+        )
+
+
+# --- the venue's side -----------------------------------------------------------------------
+
+
+async def load_baseline(connection: AsyncConnection, name: str) -> int | None:
+    """Return the venue's money less the book's at their first comparison."""
+    found = await connection.execute(
+        select(adjustments.c.amount_e8).where(
+            adjustments.c.account == name, adjustments.c.kind == AdjustmentKind.BASELINE.value
+        )
+    )
+    amount_e8 = found.scalar_one_or_none()
+    return None if amount_e8 is None else int(amount_e8)
+
+
+async def save_reconciliation(
+    connection: AsyncConnection,
+    name: str,
+    found: Reconciliation,
+    instruments: Mapping[str, Instrument],
+    lineage: Mapping[str, str],
+) -> None:
+    """Record differences and the book as it is without them."""
+    ledger = found.ledger
+    closes_at = None if ledger.closes_at_ms is None else instant_of_ms(ledger.closes_at_ms)
+    rows = [
+        {
+            "account": name,
+            "from_closes_at": closes_at,
+            "kind": each.kind.value,
+            "symbol": each.symbol,
+            "position_id": each.position_id,
+            "lots": each.lots,
+            "price_ticks": each.price_ticks,
+            "amount_e8": each.amount_e8,
+            "book_value": each.book_value,
+            "venue_value": each.venue_value,
+            **lineage,
+        }
+        for each in found.adjustments
+    ]
+    await connection.execute(insert(adjustments), rows)
+    positions = [{**_position_row(p), **lineage} for p in found.positions]
+    await insert_rows(connection, pair_positions, positions, update=_POSITION_UPDATES)
+    if closes_at is None:
+        return
+    equity_e8, gross_e8 = ledger.equity_e8(instruments)
+    await connection.execute(
+        update(account)
+        .where(account.c.closes_at == closes_at)
+        .values(
+            cash_e8=ledger.cash_e8,
+            equity_e8=equity_e8,
+            gross_e8=gross_e8,
+            marks_ticks=dict(ledger.marks_ticks),
+        )
+    )
+
+
+async def known_orders(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, Order]:
+    """Return those of some client order ids that are orders of ours."""
+    found = await connection.execute(select(orders).where(orders.c.client_order_id.in_(ids)))
+    return {row.client_order_id: _order(row) for row in found}
+
+
+async def quarantine(
+    connection: AsyncConnection,
+    name: str,
+    foreign: Iterable[VenueOpenOrder],
+    lineage: Mapping[str, str],
+) -> list[str]:
+    """Record orders that we did not place, and return the venue's ids of the new ones."""
+    new = []
+    for order in foreign:
+        row = {
+            "account": name,
+            "venue_order_id": order.venue_order_id,
+            "client_order_id": order.client_order_id,
+            "symbol": order.symbol,
+            "side": order.side.value,
+            "quantity": order.quantity,
+            **lineage,
+        }
+        statement = upsert(quarantined_orders).values(row).on_conflict_do_nothing()
+        recorded = await connection.execute(
+            statement.returning(quarantined_orders.c.venue_order_id)
+        )
+        new += recorded.scalars().all()
+    return new
+
+
+async def load_equities(connection: AsyncConnection) -> list[tuple[datetime, int]]:
+    """Return the equities that losses are counted from, by close, ascending.
+
+    Since the last resumption, of which the close it was in force after is the first: the
+    highest, and all of the last day and the one before.
+    """
+    rows = await connection.execute(
+        text(
+            """
+            WITH since AS (
+                SELECT closes_at, equity_e8, max(closes_at) OVER () AS last_at FROM account
+                WHERE closes_at >= coalesce(
+                    (SELECT from_closes_at FROM trading_states
+                     WHERE state = 'active' ORDER BY change_id DESC LIMIT 1),
+                    '-infinity'
+                )
+            ), peak AS (
+                SELECT closes_at, equity_e8 FROM since ORDER BY equity_e8 DESC LIMIT 1
+            ), recent AS (
+                SELECT closes_at, equity_e8 FROM since WHERE closes_at > last_at - interval '2 days'
+            )
+            SELECT * FROM peak UNION SELECT * FROM recent ORDER BY closes_at
+            """
+        )
+    )
+    return [(row.closes_at, int(row.equity_e8)) for row in rows]
+
+
+async def count_submissions(connection: AsyncConnection, since: datetime) -> int:
+    """Return how many orders were sent after an instant of the venue's time."""
+    found = await connection.execute(
+        select(func.count()).select_from(orders).where(orders.c.submitted_at > since)
+    )
+    return int(found.scalar_one())
 
 
 # --- what a person lets the book trade ------------------------------------------------------
@@ -334,3 +547,30 @@ async def find_positions(
     elif state != "all":
         query = query.where(held.state == state)
     return [position_of(row) for row in await connection.execute(query)]
+
+
+async def find_adjustments(
+    connection: AsyncConnection, name: str, limit: int
+) -> Sequence[Row[Any]]:
+    """Return the adjustments of an account, newest first."""
+    query = (
+        select(adjustments)
+        .where(adjustments.c.account == name)
+        .order_by(adjustments.c.adjustment_id.desc())
+        .limit(limit)
+    )
+    return (await connection.execute(query)).all()
+
+
+async def find_quarantined(
+    connection: AsyncConnection, name: str, limit: int
+) -> Sequence[Row[Any]]:
+    """Return the orders of others on an account, newest first."""
+    found = quarantined_orders.c
+    query = (
+        select(quarantined_orders)
+        .where(found.account == name)
+        .order_by(found.ingested_at.desc(), found.venue_order_id)
+        .limit(limit)
+    )
+    return (await connection.execute(query)).all()

@@ -15,6 +15,7 @@ from shared.book.arithmetic import (
     fill_ticks,
     leg_targets,
     lots_available,
+    share_below,
     units_below,
     units_nearest,
 )
@@ -620,13 +621,30 @@ def _charge_funding(
             lots = positions.lots[position, leg]
             if lots != 0:
                 symbol = market.legs[positions.pair[position], leg]
+                net_lots, gross_lots = _held_lots(symbol, market, account, positions)
                 ticks = account.marks_ticks[symbol]
-                notional_e8 = ticks * abs(lots) * market.notional_step[symbol]
-                cost_e8 += instants * charge(notional_e8, terms.funding_ppm)
-                if lots < 0:
-                    cost_e8 += instants * charge(notional_e8, terms.borrow_ppm)
+                notional_e8 = ticks * abs(net_lots) * market.notional_step[symbol]
+                carried_e8 = instants * charge(notional_e8, terms.funding_ppm)
+                if net_lots < 0:
+                    carried_e8 += instants * charge(notional_e8, terms.borrow_ppm)
+                cost_e8 += share_below(carried_e8, abs(lots), gross_lots)
         positions.funding_e8[position] += cost_e8
         _pay(position, cost_e8, account, positions)
+
+
+@compiled
+def _held_lots(
+    symbol: int, market: Market, account: Account, positions: Positions
+) -> tuple[int, int]:
+    """Return what all positions hold of a symbol, net and gross."""
+    net_lots, gross_lots = 0, 0
+    for n in range(account.counts[N_LIVE]):
+        position = account.live[n]
+        for leg in LEGS:
+            if market.legs[positions.pair[position], leg] == symbol:
+                net_lots += positions.lots[position, leg]
+                gross_lots += abs(positions.lots[position, leg])
+    return net_lots, gross_lots
 
 
 @compiled

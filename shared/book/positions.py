@@ -7,14 +7,16 @@ profit and an open position's value is its cash plus its lots at the mark.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from shared.book.arithmetic import share_below
 from shared.book.execution import Execution, FillTerms, carry_e8
 from shared.book.instrument import Instrument
 from shared.book.orders import Order
 from shared.errors import PermanentError
+from shared.quant.compiled import interpreted
 
 
 class PairState(StrEnum):
@@ -42,6 +44,13 @@ class PairPosition:
         All cash that moved, costs included, in 1e-8 of the quote.
     fees_e8, funding_e8
         The part of the cash that was fees, and funding with borrowing, as positive costs.
+    target_lots_y, target_lots_x
+        Signed lots that the opening intent decided on.
+    is_residue
+        Whether what closing has left is below the venue's smallest order.
+    exposed_since_ms, exposed_ms
+        The close from which on the legs have been out of proportion, if they are, and for how
+        long they have been before.
     """
 
     position_id: str
@@ -56,6 +65,11 @@ class PairPosition:
     fees_e8: int = 0
     funding_e8: int = 0
     closed_at_ms: int | None = None
+    target_lots_y: int = 0
+    target_lots_x: int = 0
+    is_residue: bool = False
+    exposed_since_ms: int | None = None
+    exposed_ms: int = 0
 
     @property
     def is_flat(self) -> bool:
@@ -102,27 +116,50 @@ def apply_execution(
 
 
 def charge_funding(
-    position: PairPosition,
+    positions: Collection[PairPosition],
     marks_ticks: Mapping[str, int],
     instruments: Mapping[str, Instrument],
     terms: FillTerms,
     settlements: int,
-) -> PairPosition:
-    """Return the position after `settlements` funding instants, each charged against us.
+) -> list[PairPosition]:
+    """Return positions after `settlements` funding instants, each charged against us.
 
-    A leg without a mark has never been priced and therefore never filled.
+    A venue charges the net position of a symbol. The pairs that hold the symbol bear that in
+    proportion to their lots, whichever way they hold it; less than 1e-8 a leg is lost by it.
+
+    Parameters
+    ----------
+    positions
+        All of the book: what is net is found among them.
+    marks_ticks
+        Of every symbol that is held; a leg without a mark has never been priced and therefore
+        never filled.
+    instruments, terms, settlements
+        Units, costs, and how many instants.
     """
-    cost_e8 = 0
-    for leg in ("y", "x"):
-        symbol, lots = position.holding(leg)
-        if lots:
-            notional_e8 = instruments[symbol].notional_e8(marks_ticks[symbol], abs(lots))
-            cost_e8 += settlements * carry_e8(lots, notional_e8, terms)
-    return replace(
-        position,
-        cash_e8=position.cash_e8 - cost_e8,
-        funding_e8=position.funding_e8 + cost_e8,
-    )
+    net_lots: dict[str, int] = {}
+    gross_lots: dict[str, int] = {}
+    for position in positions:
+        for symbol, lots in (position.holding("y"), position.holding("x")):
+            net_lots[symbol] = net_lots.get(symbol, 0) + lots
+            gross_lots[symbol] = gross_lots.get(symbol, 0) + abs(lots)
+    charged = []
+    for position in positions:
+        cost_e8 = 0
+        for symbol, lots in (position.holding("y"), position.holding("x")):
+            if lots:
+                net = net_lots[symbol]
+                notional_e8 = instruments[symbol].notional_e8(marks_ticks[symbol], abs(net))
+                carried_e8 = settlements * carry_e8(net, notional_e8, terms)
+                cost_e8 += interpreted(share_below)(carried_e8, abs(lots), gross_lots[symbol])
+        charged.append(
+            replace(
+                position,
+                cash_e8=position.cash_e8 - cost_e8,
+                funding_e8=position.funding_e8 + cost_e8,
+            )
+        )
+    return charged
 
 
 def value_e8(

@@ -41,4 +41,9 @@ def position_of(row: Any) -> PairPosition:
         fees_e8=int(row.fees_e8),
         funding_e8=int(row.funding_e8),
         closed_at_ms=None if row.closed_at is None else ms_of_instant(row.closed_at),
+        target_lots_y=row.target_lots_y,
+        target_lots_x=row.target_lots_x,
+        is_residue=row.is_residue,
+        exposed_since_ms=None if row.exposed_since is None else ms_of_instant(row.exposed_since),
+        exposed_ms=row.exposed_ms,
     )

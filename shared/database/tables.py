@@ -500,6 +500,7 @@ orders = Table(
         ),
     ),
     Index(None, "created_at"),
+    Index(None, "submitted_at"),
 )
 
 fills = Table(
@@ -535,6 +536,12 @@ pair_positions = Table(
     _required("fees_e8", Numeric(38, 0)),
     _required("funding_e8", Numeric(38, 0)),
     Column("closed_at", Instant),
+    Column("target_lots_y", BigInteger, nullable=False, server_default=text("0")),
+    Column("target_lots_x", BigInteger, nullable=False, server_default=text("0")),
+    Column("is_residue", Boolean, nullable=False, server_default=text("false")),
+    # How long the legs have been out of proportion: since when they are, and before that.
+    Column("exposed_since", Instant),
+    Column("exposed_ms", BigInteger, nullable=False, server_default=text("0")),
     *_lineage(),
     CheckConstraint("state IN ('opening', 'open', 'closing', 'closed')", name="state"),
     CheckConstraint("(state = 'closed') = (closed_at IS NOT NULL)", name="closed"),
@@ -575,6 +582,58 @@ trading_states = Table(
     CheckConstraint("state IN ('active', 'reduce_only', 'halted')", name="state"),
     CheckConstraint("NOT is_flattening OR state <> 'active'", name="flattening"),
     CheckConstraint("length(reason) > 0", name="reason"),
+)
+
+execution_leases = Table(
+    "execution_leases",
+    metadata,
+    _key("account", Text),
+    # Grows with every executor that takes the account over; a write bearing an older one is
+    # refused.
+    _required("token", BigInteger),
+    _required("holder", Text),
+    Column("acquired_at", Instant, nullable=False, server_default=func.now()),
+    CheckConstraint("token > 0", name="token"),
+)
+
+adjustments = Table(
+    "adjustments",
+    metadata,
+    Column("adjustment_id", BigInteger, Identity(always=True), primary_key=True),
+    _required("account", Text),
+    # The last close settled before; none where it came before the first.
+    Column("from_closes_at", Instant),
+    _required("kind", Text),
+    # Empty for cash; of a position without an id, no pair holds it.
+    Column("symbol", Text),
+    Column("position_id", Text),
+    _required("lots", BigInteger),
+    Column("price_ticks", BigInteger),
+    _required("amount_e8", Numeric(38, 0)),
+    _required("book_value", Numeric(38, 0)),
+    _required("venue_value", Numeric(38, 0)),
+    *_lineage(),
+    CheckConstraint("kind IN ('baseline', 'cash', 'position')", name="kind"),
+    CheckConstraint("(kind = 'position') = (symbol IS NOT NULL)", name="symbol"),
+    CheckConstraint("(kind = 'position') = (lots <> 0)", name="lots"),
+    Index(
+        "adjustments_baseline_idx",
+        "account",
+        unique=True,
+        postgresql_where=text("kind = 'baseline'"),
+    ),
+)
+
+quarantined_orders = Table(
+    "quarantined_orders",
+    metadata,
+    _key("account", Text),
+    _key("venue_order_id", Text),
+    _required("client_order_id", Text),
+    _required("symbol", Text),
+    _required("side", Text),
+    _required("quantity", Numeric),
+    *_lineage(),
 )
 
 # --- access ----------------------------------------------------------------------------

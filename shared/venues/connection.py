@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from shared.errors import (
     VenueError,
     VenueNotFoundError,
+    VenueNotReducingError,
     VenueRejectedError,
     VenueUnknownError,
 )
@@ -32,6 +33,9 @@ _NO_VERDICT = frozenset({-1000, -1001, -1003, -1006, -1007, -1008, -1015, -4116}
 _RETRY_AFTER_SECONDS = {-1003: 10.0, -1008: 1.0, -1015: 10.0}
 _SERVER_ERROR = 500
 _DOCUMENT = re.compile(r"\{.*\}", re.DOTALL)
+
+
+_WOULD_NOT_REDUCE = -2022
 
 
 class OutsideWindowError(VenueUnknownError):
@@ -132,6 +136,8 @@ def meaning_of(doing: str, error: Exception) -> VenueError:
     described = f"{doing}: {type(error).__name__} {message}"
     if code in _NOT_FOUND:
         return VenueNotFoundError(described)
+    if code == _WOULD_NOT_REDUCE:
+        return VenueNotReducingError(described)
     if code in _OUTSIDE_WINDOW:
         return OutsideWindowError(described)
     if code in _NO_VERDICT:

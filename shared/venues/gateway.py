@@ -53,11 +53,34 @@ class VenueFill:
 
 
 @dataclass(frozen=True, slots=True)
+class VenueOpenOrder:
+    """An order that works at the venue, whoever placed it; quantity in the base currency.
+
+    The symbol is the venue's own: it may be one that is not listed to us.
+    """
+
+    venue_order_id: str
+    client_order_id: str
+    symbol: str
+    side: Side
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class VenueAccount:
-    """The account: its balance in the quote currency and its open net positions by symbol."""
+    """The account: its balance in the quote currency and its open net positions by symbol.
+
+    Attributes
+    ----------
+    notionals, unrealised_profit
+        Signed worth of each position at the venue's price, and the profit of them all that is
+        not in the balance, in the quote currency.
+    """
 
     wallet_balance: Decimal
     positions: Mapping[str, Decimal]
+    notionals: Mapping[str, Decimal]
+    unrealised_profit: Decimal
 
 
 class VenueGateway:
@@ -129,6 +152,11 @@ class VenueGateway:
         answer = await ask("ask the time", self._exchange.fapiPublicGetTime)
         return integer_of(answer, "serverTime")
 
+    @property
+    def clock_skew_ms(self) -> int:
+        """Our time less the venue's, as of the last synchronisation."""
+        return int(self._exchange.options["timeDifference"])
+
     async def synchronise(self) -> int:
         """Sign requests by the venue's clock from now on; return its time.
 
@@ -159,12 +187,10 @@ class VenueGateway:
         side: Side,
         quantity: Decimal,
         *,
+        reduce_only: bool = False,
         signed_at_ms: int | None = None,
     ) -> VenueOrder:
         """Send a market order, once.
-
-        It is never reduce-only at the venue, where positions of different pairs are one net
-        position; the book enforces that.
 
         Parameters
         ----------
@@ -172,6 +198,9 @@ class VenueGateway:
             The order.
         quantity
             In the base currency, a multiple of the lot.
+        reduce_only
+            Whether the venue may only reduce its net position with it; such an order may be
+            smaller than the smallest notional. The positions of all pairs are one there.
         signed_at_ms
             Venue time that the receive window is counted from; by default the moment of
             sending. Give the recorded instant to make sure that no order can be placed
@@ -179,6 +208,8 @@ class VenueGateway:
 
         Raises
         ------
+        VenueNotReducingError
+            If it is reduce-only and the venue holds nothing that it would reduce.
         VenueRejectedError
             On positive evidence that nothing was placed.
         VenueUnknownError
@@ -191,6 +222,8 @@ class VenueGateway:
             "quantity": f"{quantity:f}",
             "newClientOrderId": client_order_id,
         }
+        if reduce_only:
+            parameters["reduceOnly"] = "true"
         if signed_at_ms is not None:
             parameters["timestamp"] = str(signed_at_ms)
         answer = await ask(
@@ -273,13 +306,40 @@ class VenueGateway:
             If the question is refused, or not answered.
         """
         answer = await self._ask("fetch the account", self._exchange.fapiPrivateV3GetAccount, {})
-        positions = {
-            self._our_symbol(text_of(position, "symbol")): decimal_of(position, "positionAmt")
+        held = {
+            self._our_symbol(text_of(position, "symbol")): position
             for position in field_of(answer, "positions")
+            if decimal_of(position, "positionAmt")
         }
         return VenueAccount(
             decimal_of(answer, "totalWalletBalance"),
-            {symbol: quantity for symbol, quantity in positions.items() if quantity},
+            {symbol: decimal_of(position, "positionAmt") for symbol, position in held.items()},
+            {symbol: decimal_of(position, "notional") for symbol, position in held.items()},
+            sum(
+                (decimal_of(position, "unrealizedProfit") for position in held.values()), Decimal(0)
+            ),
+        )
+
+    async def fetch_open_orders(self) -> tuple[VenueOpenOrder, ...]:
+        """Return every order that works, also those that others placed.
+
+        Raises
+        ------
+        VenueRejectedError, VenueUnknownError
+            If the question is refused, or not answered.
+        """
+        answer = await self._ask("fetch open orders", self._exchange.fapiPrivateGetOpenOrders, {})
+        if not isinstance(answer, list):
+            raise VenueUnknownError(f"open orders came back as {str(answer)[:200]}, not as a list")
+        return tuple(
+            VenueOpenOrder(
+                text_of(order, "orderId"),
+                text_of(order, "clientOrderId"),
+                text_of(order, "symbol"),
+                _side_of(order),
+                decimal_of(order, "origQty"),
+            )
+            for order in answer
         )
 
     # --- how a call is made ---------------------------------------------------------------
@@ -305,6 +365,13 @@ class VenueGateway:
             raise VenueUnknownError(
                 f"the venue has a position in {name}, which it did not list: connect again"
             ) from None
+
+
+def _side_of(answer: Any) -> Side:
+    side = text_of(answer, "side").lower()
+    if side not in set(Side):
+        raise VenueUnknownError(f"the venue's answer has side {side!r}: neither buy nor sell")
+    return Side(side)
 
 
 def _order(answer: Any, client_order_id: str) -> VenueOrder:

@@ -32,6 +32,9 @@ EXPECTED = {
         "POST /halt",
         "POST /reduce-only",
         "POST /flatten",
+        "POST /cancel-all",
+        "GET /adjustments",
+        "GET /quarantined-orders",
     },
 }
 COMMON = {

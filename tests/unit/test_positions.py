@@ -81,7 +81,7 @@ def test_funding_is_charged_on_the_notional_of_every_leg_against_us() -> None:
     # 2 Y at 10 and 3 X short at 100: 320 of notional, 1 bp twice. Each leg is rounded up.
     position = replace(EMPTY, lots_y=2_000, lots_x=-3, cash_e8=7)
     marks = {"Y/USDT": 1_000, "X/USDT": 100}
-    after = charge_funding(position, marks, INSTRUMENTS, FillTerms(), 2)
+    [after] = charge_funding([position], marks, INSTRUMENTS, FillTerms(), 2)
     assert after.funding_e8 == 2 * (200_000 + 3_000_000)
     assert after.cash_e8 == 7 - after.funding_e8
     assert (after.lots_y, after.lots_x, after.fees_e8) == (2_000, -3, 0)
@@ -90,26 +90,44 @@ def test_funding_is_charged_on_the_notional_of_every_leg_against_us() -> None:
 def test_borrowing_is_charged_on_the_short_leg_alone() -> None:
     position = replace(EMPTY, lots_y=2_000, lots_x=-3)
     terms = FillTerms(funding_ppm=0, borrow_ppm=50)
-    after = charge_funding(position, {"Y/USDT": 1_000, "X/USDT": 100}, INSTRUMENTS, terms, 2)
+    [after] = charge_funding([position], {"Y/USDT": 1_000, "X/USDT": 100}, INSTRUMENTS, terms, 2)
     assert after.funding_e8 == 2 * 1_500_000 == -after.cash_e8
 
 
 def test_each_funding_instant_is_rounded_up_by_itself() -> None:
     # One lot of Y at 0.01 is worth 1000e-8; 1 ppm of it is charged as 1e-8 each time.
     position = replace(EMPTY, lots_y=1)
-    assert (
-        charge_funding(position, {"Y/USDT": 1}, INSTRUMENTS, FillTerms(funding_ppm=1), 3).funding_e8
-        == 3
-    )
+    terms = FillTerms(funding_ppm=1)
+    [after] = charge_funding([position], {"Y/USDT": 1}, INSTRUMENTS, terms, 3)
+    assert after.funding_e8 == 3
 
 
 def test_a_leg_that_never_filled_needs_no_mark() -> None:
     position = replace(EMPTY, lots_y=1_000)
-    assert (
-        charge_funding(position, {"Y/USDT": 1_000}, INSTRUMENTS, FillTerms(), 1).funding_e8
-        == 100_000
-    )
+    [after] = charge_funding([position], {"Y/USDT": 1_000}, INSTRUMENTS, FillTerms(), 1)
+    assert after.funding_e8 == 100_000
     assert value_e8(position, {"Y/USDT": 1_000}, INSTRUMENTS) == (10 * UNIT, 10 * UNIT)
+
+
+@pytest.mark.parametrize(
+    ("lots", "shares"),
+    [
+        # Of Y at 10, 1 bp; a lot is a thousandth. Two pairs hold it the same way.
+        ((2_000, 1_000), (200_000, 100_000)),
+        # Against each other: 1.000 net costs 100000, borne by lots.
+        ((2_000, -1_000), (66_666, 33_333)),
+        ((-1_000, 2_000), (33_333, 66_666)),
+        ((1_000, -1_000), (0, 0)),
+        ((1_000, 0), (100_000, 0)),
+    ],
+)
+def test_pairs_that_share_a_symbol_pay_what_the_venue_charges_on_the_net(
+    lots: tuple[int, int], shares: tuple[int, int]
+) -> None:
+    positions = [replace(EMPTY, position_id=f"p{n}", lots_y=held) for n, held in enumerate(lots)]
+    after = charge_funding(positions, {"Y/USDT": 1_000}, INSTRUMENTS, FillTerms(), 1)
+    assert tuple(position.funding_e8 for position in after) == shares
+    assert tuple(position.cash_e8 for position in after) == tuple(-share for share in shares)
 
 
 @pytest.mark.parametrize(

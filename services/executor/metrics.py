@@ -1,0 +1,21 @@
+"""What Prometheus sees of the executor."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+ADJUSTMENTS = Counter(
+    "mnt_executor_adjustments_total", "Differences from the venue taken into the book", ["kind"]
+)
+QUARANTINED_ORDERS = Counter(
+    "mnt_executor_quarantined_orders_total", "Orders at the venue that we did not place"
+)
+RECONCILIATIONS = Counter(
+    "mnt_executor_reconciliations_total", "Comparisons of book and venue", ["outcome"]
+)
+BREACHES = Counter("mnt_executor_limit_breaches_total", "Limits that took trading to reduce-only")
+EXPOSURE_SECONDS = Histogram(
+    "mnt_executor_exposure_seconds",
+    "How long the legs of a pair were out of proportion, in the time of the market",
+    buckets=(60, 300, 600, 900, 1_800, 3_600, 14_400, 86_400),
+)
