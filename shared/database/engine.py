@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import functools
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Table, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Table, Text, TextClause, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -15,6 +18,7 @@ from shared.errors import StoreError
 
 STATEMENT_TIMEOUT_MS = 60_000
 LOCK_TIMEOUT_MS = 10_000
+_DIALECT = postgresql.dialect()
 
 
 def create_engine(database_url: str, *, application: str, pool_size: int = 4) -> AsyncEngine:
@@ -99,18 +103,79 @@ async def insert_rows(
     *,
     update: Iterable[str] = (),
 ) -> None:
-    """Insert rows; one whose key exists is left as it is, or has the columns `update` renewed."""
+    """Insert rows; one whose key exists is left as it is, or has the columns `update` renewed.
+
+    Parameters
+    ----------
+    connection, table
+        Where to.
+    rows
+        All with the columns of the first; with `update`, no two with the same key.
+    update
+        Columns to renew.
+    """
     if not rows:
         return
-    statement = insert(table)
-    renewed = {name: statement.excluded[name] for name in update}
-    if renewed:
-        statement = statement.on_conflict_do_update(
-            index_elements=list(table.primary_key.columns), set_=renewed
-        )
-    else:
-        statement = statement.on_conflict_do_nothing()
-    await connection.execute(statement, [dict(row) for row in rows])
+    columns = tuple(rows[0])
+    parameters = {name: [_encoder(table, name)(row[name]) for row in rows] for name in columns}
+    await connection.execute(_insertion(table, columns, tuple(update)), parameters)
+
+
+@functools.cache
+def _insertion(table: Table, columns: tuple[str, ...], update: tuple[str, ...]) -> TextClause:
+    """Return the statement that inserts any number of rows, given as one array per column.
+
+    To run a statement for every row costs about as much for each as the row itself.
+    """
+    names = ", ".join(columns)
+    arrays = ", ".join(f"CAST(:{name} AS {_sent_as(table, name)}[])" for name in columns)
+    values = ", ".join(f"CAST(sent.{name} AS {_type_of(table, name)})" for name in columns)
+    conflict = "DO NOTHING"
+    if update:
+        key = ", ".join(column.name for column in table.primary_key.columns)
+        renewed = ", ".join(f"{name} = excluded.{name}" for name in update)
+        conflict = f"({key}) DO UPDATE SET {renewed}"
+    return text(
+        f"INSERT INTO {table.name} ({names}) SELECT {values} "  # noqa: S608 - names of our tables
+        f"FROM unnest({arrays}) AS sent ({names}) ON CONFLICT {conflict}"
+    )
+
+
+@functools.cache
+def _type_of(table: Table, name: str) -> str:
+    return table.c[name].type.compile(dialect=_DIALECT)
+
+
+def _sent_as(table: Table, name: str) -> str:
+    """Return the type in which a value travels: what unnest would flatten goes as its text."""
+    return "text" if _encoder(table, name) is not _as_it_is else _type_of(table, name)
+
+
+@functools.cache
+def _encoder(table: Table, name: str) -> Callable[[Any], Any]:
+    kind = table.c[name].type
+    if isinstance(kind, JSONB):
+        return _json_text
+    if isinstance(kind, ARRAY):
+        return _text_array if isinstance(kind.item_type, Text) else _number_array
+    return _as_it_is
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _json_text(value: Any) -> str | None:
+    return None if value is None else json.dumps(value)
+
+
+def _number_array(values: Sequence[float]) -> str:
+    return f"{{{','.join(map(repr, values))}}}"  # repr is exact, and Postgres reads its nan and inf
+
+
+def _text_array(values: Sequence[str]) -> str:
+    escaped = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return "{" + ",".join(f'"{value}"' for value in escaped) + "}"
 
 
 async def copy_csv(
