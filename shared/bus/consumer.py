@@ -110,6 +110,10 @@ class Routes:
     close: Callable[[], Awaitable[None]] | None = None
 
 
+class _OvertakingError(Exception):
+    """The chosen event must wait: one that was not at hand may come before it."""
+
+
 class Consumer:
     """Runs the routes of one service.
 
@@ -265,24 +269,22 @@ class Consumer:
         metrics.LOG_READS.labels(self.name).inc()
 
     async def _fill_gaps(self) -> None:
-        """Read from the log what Redis has not brought, before any choice is made.
-
-        Over several streams the heads are asked for every event: the merge is by close, so
-        an event that Redis lost must not be overtaken by a later one of another stream.
-        """
-        has_gap = any(
+        """Read from the log what Redis has not brought, before any choice is made."""
+        if any(
             buffer and self.offsets[topic] + 1 not in buffer
             for topic, buffer in self._buffers.items()
-        )
-        if not has_gap and len(self._buffers) > 1 and any(self._buffers.values()):
-            async with transaction(self._engine) as connection:
-                heads = await log.heads(connection, self._buffers)
-            has_gap = any(
-                head > self.offsets[topic] and self.offsets[topic] + 1 not in self._buffers[topic]
-                for topic, head in heads.items()
-            )
-        if has_gap:
+        ):
             await self._read_log()
+
+    def _is_overtaking(self, heads: Mapping[str, int]) -> bool:
+        """Whether the log has an event of another stream that took no part in the choice.
+
+        The merge is by close: an event that Redis lost must not be overtaken by a later one.
+        """
+        return any(
+            head > self.offsets[topic] and self.offsets[topic] + 1 not in self._buffers[topic]
+            for topic, head in heads.items()
+        )
 
     def _next(self) -> tuple[LogEntry, Event | ContractError] | None:
         """Return the next event by close, the longest timeframe first."""
@@ -371,10 +373,14 @@ class Consumer:
 
     async def _deliver(self, entry: LogEntry, event: Event | ContractError) -> None:
         started_at = monotonic_seconds()
+        beside = self._buffers.keys() - {entry.topic}
 
         async def handle(unit: UnitOfWork) -> bool:
-            if not await log.advance(unit.connection, self.name, entry):
+            heads = await log.advance(unit.connection, self.name, entry, beside)
+            if heads is None:
                 return False
+            if self._is_overtaking(heads):
+                raise _OvertakingError
             if isinstance(event, ContractError):
                 raise event
             await self._routes.handlers[entry.topic](event, unit)
@@ -530,7 +536,8 @@ class Consumer:
         Returns
         -------
         bool or None
-            True when handled, False when dead-lettered, None when the entry has no effect.
+            True when handled, False when dead-lettered, None when the entry has no effect or is
+            not the next one after all.
         """
         attempt = 0
         while True:
@@ -543,6 +550,9 @@ class Consumer:
                     await self._forget(entry)
                     return None
                 await self._conclude(unit, logged)
+            except _OvertakingError:
+                await self._read_log()
+                return None
             except Exception as error:  # noqa: BLE001 the one place that retries, dead-letters or stops
                 attempt += 1
                 decision = self._retry_policy.decide(error, attempt)
@@ -623,7 +633,7 @@ class Consumer:
     async def _dead_letter(self, entry: LogEntry | StreamEntry, error: str, attempts: int) -> None:
         async with transaction(self._engine) as connection:
             if isinstance(entry, LogEntry):
-                if not await log.advance(connection, self.name, entry):
+                if await log.advance(connection, self.name, entry) is None:
                     return
             else:
                 await dead_letters.move_adoption_cursor(connection, entry.topic, entry.entry_id)

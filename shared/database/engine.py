@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 from sqlalchemy import Table, Text, TextClause, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -170,7 +171,10 @@ def _json_text(value: Any) -> str | None:
 
 
 def _number_array(values: Sequence[float]) -> str:
-    return f"{{{','.join(map(repr, values))}}}"  # repr is exact, and Postgres reads its nan and inf
+    numbers = orjson.dumps(values)
+    if b"null" in numbers:  # JSON has no nan and no inf, Postgres reads those of repr
+        return f"{{{','.join(map(repr, values))}}}"
+    return f"{{{numbers[1:-1].decode()}}}"
 
 
 def _text_array(values: Sequence[str]) -> str:
