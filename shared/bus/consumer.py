@@ -22,7 +22,7 @@ from shared.bus import dead_letters, log, metrics
 from shared.bus.log import LogEntry
 from shared.bus.retry import RetryDecision, RetryPolicy, Verdict
 from shared.bus.streams import StreamEntry, Streams, entry_order
-from shared.clock import TIMEFRAME_MS, monotonic_seconds
+from shared.clock import TIMEFRAME_MS, monotonic_seconds, utc_now
 from shared.database.engine import transaction
 from shared.errors import ContractError, RetryableError, StoreError
 from shared.events.base import MAX_EVENT_BYTES, Event
@@ -259,7 +259,8 @@ class Consumer:
                 if entry.topic in self._owned:
                     self._foreign.append(entry)
             elif buffer is not None and entry.payload is not None and len(buffer) < _BUFFERED:
-                buffer[entry.seq] = LogEntry(entry.topic, entry.seq, entry.payload)
+                added_at_ms, _ = entry_order(entry.entry_id)
+                buffer[entry.seq] = LogEntry(entry.topic, entry.seq, entry.payload, added_at_ms)
         self._wake.set()
 
     async def _read_log(self) -> None:
@@ -372,7 +373,9 @@ class Consumer:
             await self._patiently(self._reload)
 
     async def _deliver(self, entry: LogEntry, event: Event | ContractError) -> None:
+        began_at = utc_now()
         started_at = monotonic_seconds()
+        labels = (self.name, entry.topic)
         beside = self._buffers.keys() - {entry.topic}
 
         async def handle(unit: UnitOfWork) -> bool:
@@ -383,8 +386,16 @@ class Consumer:
                 raise _OvertakingError
             if isinstance(event, ContractError):
                 raise event
+            unit.after_commit(observe_commit)
             await self._routes.handlers[entry.topic](event, unit)
             return True
+
+        def observe_commit() -> None:
+            metrics.COMMIT_SECONDS.labels(*labels).observe(monotonic_seconds() - started_at)
+            if entry.added_at_ms is not None:
+                waited_seconds = began_at.timestamp() - entry.added_at_ms / 1000
+                # Two clocks: that of Redis may be ahead.
+                metrics.WAIT_SECONDS.labels(*labels).observe(max(0.0, waited_seconds))
 
         source_uri = f"log:{entry.topic}/{entry.seq}"
         outcome = await self._persist(source_uri, None, handle, entry)
@@ -394,10 +405,8 @@ class Consumer:
         self._buffers[entry.topic].pop(entry.seq, None)
         if isinstance(event, Event):
             self.last_closes_at_ms = event.closes_at_ms
-        metrics.HANDLED.labels(self.name, entry.topic).inc()
-        metrics.HANDLE_SECONDS.labels(self.name, entry.topic).observe(
-            monotonic_seconds() - started_at
-        )
+        metrics.HANDLED.labels(*labels).inc()
+        metrics.HANDLE_SECONDS.labels(*labels).observe(monotonic_seconds() - started_at)
 
     async def _take_in_foreign(self) -> None:
         """Adopt the next foreign entry, or refuse in one transaction all before one that is good.

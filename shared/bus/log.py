@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import text
@@ -16,11 +16,18 @@ from shared.events.base import Event
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One numbered event of a stream."""
+    """One numbered event of a stream.
+
+    Attributes
+    ----------
+    added_at_ms
+        When it was added to its stream, of one that came from there.
+    """
 
     topic: str
     seq: int
     payload: bytes
+    added_at_ms: int | None = field(default=None, compare=False)
 
 
 _APPEND = text(
