@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 from sqlalchemy import Table, Text, TextClause, text
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -20,7 +20,7 @@ from shared.errors import StoreError
 
 STATEMENT_TIMEOUT_MS = 60_000
 LOCK_TIMEOUT_MS = 10_000
-_DIALECT = postgresql.dialect()
+_DIALECT = PGDialect()
 
 
 def create_engine(database_url: str, *, application: str, pool_size: int = 4) -> AsyncEngine:

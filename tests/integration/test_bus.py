@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -825,3 +826,29 @@ async def test_the_newest_close_is_that_of_what_the_consumer_has_handled(bus: Bu
     # The close of hour 2 came late.
     assert found == [NOON + timedelta(hours=hour) for hour in (1, 3, 3, 4)]
     assert await newest("other") is None
+
+
+# --- what is measured ---------------------------------------------------------------------
+
+
+async def test_every_hop_is_measured_from_the_stream_to_the_commit(bus: Bus) -> None:
+    def n_measured() -> list[float]:
+        labels = {"consumer": "measured", "topic": "bars.1h"}
+        found = [
+            REGISTRY.get_sample_value(f"mnt_bus_{hop}_seconds_count", labels)
+            for hop in ("wait", "commit", "handle")
+        ]
+        return [value or 0.0 for value in found]
+
+    async def fail_once(event: Event, unit: UnitOfWork) -> None:
+        await take_note(event, unit)
+        if tries.pop():
+            raise RetryableError("down")
+
+    tries = [False, False, True, False]
+    async with running(bus.consumer("measured", {"bars.1h": fail_once})):
+        await bus.publish("bars.1h", bars(0), bars(1))
+        await eventually_async(lambda: bus.has_notes(bars(0), bars(1)))
+        await bus.record("bars.1h", bars(2))  # was never on its stream, so it waited on none
+        await eventually_async(lambda: bus.has_notes(bars(0), bars(1), bars(2)))
+    assert n_measured() == [2, 3, 3]
