@@ -20,7 +20,7 @@ from shared.errors import StoreError
 
 STATEMENT_TIMEOUT_MS = 60_000
 LOCK_TIMEOUT_MS = 10_000
-_DIALECT = PGDialect()
+_DIALECT = PGDialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it so
 
 
 def create_engine(database_url: str, *, application: str, pool_size: int = 4) -> AsyncEngine:

@@ -81,7 +81,7 @@ async def stored(engine: AsyncEngine) -> list[dict[str, Any]]:
 
 
 async def test_every_kind_of_value_comes_back_as_it_was(engine: AsyncEngine) -> None:
-    nothing = {**dict.fromkeys(ROW), "name": "z", "numbers": [], "words": []}
+    nothing: dict[str, Any] = {**dict.fromkeys(ROW), "name": "z", "numbers": [], "words": []}
     async with transaction(engine) as connection:
         await insert_rows(connection, every_kind, [ROW, nothing])
     assert await stored(engine) == [ROW, nothing]
