@@ -277,16 +277,6 @@ class Consumer:
         ):
             await self._read_log()
 
-    def _is_overtaking(self, heads: Mapping[str, int]) -> bool:
-        """Whether the log has an event of another stream that took no part in the choice.
-
-        The merge is by close: an event that Redis lost must not be overtaken by a later one.
-        """
-        return any(
-            head > self.offsets[topic] and self.offsets[topic] + 1 not in self._buffers[topic]
-            for topic, head in heads.items()
-        )
-
     def _next(self) -> tuple[LogEntry, Event | ContractError] | None:
         """Return the next event by close, the longest timeframe first."""
         chosen: tuple[LogEntry, Event | ContractError] | None = None
@@ -376,13 +366,20 @@ class Consumer:
         began_at = utc_now()
         started_at = monotonic_seconds()
         labels = (self.name, entry.topic)
-        beside = self._buffers.keys() - {entry.topic}
+        # Asked for with the first statement: the merge is by close, so an event that Redis lost
+        # must not be overtaken by a later one of another stream. What arrives from now on has
+        # taken no part in the choice.
+        not_at_hand = [
+            topic
+            for topic, buffer in self._buffers.items()
+            if self.offsets[topic] + 1 not in buffer
+        ]
 
         async def handle(unit: UnitOfWork) -> bool:
-            heads = await log.advance(unit.connection, self.name, entry, beside)
+            heads = await log.advance(unit.connection, self.name, entry, not_at_hand)
             if heads is None:
                 return False
-            if self._is_overtaking(heads):
+            if any(head > self.offsets[topic] for topic, head in heads.items()):
                 raise _OvertakingError
             if isinstance(event, ContractError):
                 raise event

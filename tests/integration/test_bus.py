@@ -19,7 +19,7 @@ from shared.bus.consumer import Consumer, Handler, Routes, UnitOfWork
 from shared.bus.dead_letters import DeadLetter
 from shared.bus.log import LogEntry
 from shared.bus.retry import RetryPolicy
-from shared.bus.streams import Streams
+from shared.bus.streams import StreamEntry, Streams
 from shared.clock import instant_of_ms
 from shared.database.engine import create_engine, transaction
 from shared.errors import (
@@ -210,6 +210,33 @@ async def test_a_later_event_does_not_overtake_one_that_redis_lacks(bus: Bus) ->
         await bus.record("bars.1h", bars(0))
         await bus.publish("bars.1h", bars(1))
         await eventually_async(lambda: bus.has_notes(bars(0), bars(1)))
+
+
+async def test_an_event_that_arrives_while_a_later_one_is_begun_is_not_overtaken(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = {"pairs.screened": take_note, "bars.1h": take_note}
+    async with running(consumer := bus.consumer("signals", handlers)):
+        consumer.is_paused = True
+        entry = await bus.record("pairs.screened", screen(NOON))
+        arriving = StreamEntry(entry.topic, "1-1", entry.seq, entry.payload)
+        advance = log.advance
+
+        async def advance_meanwhile(*arguments: Any) -> dict[str, int] | None:
+            heads = await advance(*arguments)
+            consumer._receive([arriving])
+            return heads
+
+        monkeypatch.setattr(log, "advance", advance_meanwhile)
+        await bus.publish("bars.1h", bars(1))
+        await eventually_async(lambda: arrived(consumer, "bars.1h"))
+        consumer.is_paused = False
+        consumer.wake()
+        await eventually_async(lambda: bus.has_notes(screen(NOON), bars(1)))
+
+
+async def arrived(consumer: Consumer, topic: str) -> bool:
+    return bool(consumer._buffers[topic])
 
 
 async def test_what_an_emptied_redis_forgot_is_read_from_the_log(bus: Bus) -> None:
