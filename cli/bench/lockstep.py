@@ -33,12 +33,12 @@ _N_RELAYS = 4
 _PATIENCE_SECONDS = 600
 _HOUR_MS = 3_600_000
 _FIRST_MS = 1_704_067_200_000
-_HISTORY_HOURS = 220
+_HISTORY_HOURS = 320
 _SETTINGS = {
     # Of such pairs as these the test is certain, and of no others: the roster is all of them.
     "MNT_SCREENER__METHOD": "p_value",
-    "MNT_SCREENER__LEVEL": "0.000001",
-    "MNT_SCREENER__WINDOW_BARS": "200",
+    "MNT_SCREENER__LEVEL": "0.00001",
+    "MNT_SCREENER__WINDOW_BARS": "300",
     "MNT_SCREENER__ENTER_AFTER_SCREENS": "1",
     "MNT_SCREENER__LEAVE_AFTER_SCREENS": "1000",
     "MNT_SCREENER__HURST_MAX": "1",
