@@ -29,7 +29,7 @@ def test_median_and_percentile_are_multiples_of_the_floor() -> None:
 
 
 def test_a_short_replay_follows_every_pair_of_its_market() -> None:
-    # 13 closes: the first screen is at the twelfth at the latest.
+    # The roster of the first screen, twelve closes on, is in force from the thirteenth.
     replayed = lockstep.replay(n_pairs=2, n_closes=26, closes_before=14, floor_closes=3)
     assert replayed.n_closes == 12
     assert replayed.n_feature_rows == 2 * 12
