@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -388,6 +389,9 @@ def serve(application: str) -> None:
                 f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}): "
                 "stop what uses it, or set MNT_HOST and MNT_PORT"
             ) from error
+    # What has been imported stays: without this a collection looks through all of it, and the
+    # close that is being handled waits for it.
+    gc.freeze()
     try:
         uvicorn.run(
             application,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cli.bench import backtests, features, screens
+from cli.bench import backtests, bar_to_order, features, lockstep, screens
 from cli.bench.figure import Figure
 from shared.errors import SettingsError
 
 _EXACTNESS_PAIRS = 2_000
 
 
-def benchmarks(data_folder: Path) -> dict[str, Callable[[], Figure]]:
+def benchmarks(data_folder: Path) -> dict[str, Callable[[], Figure | tuple[Figure, ...]]]:
     """Return every benchmark by its name.
 
     Parameters
@@ -30,6 +30,8 @@ def benchmarks(data_folder: Path) -> dict[str, Callable[[], Figure]]:
         "backtest_nautilustrader": lambda: backtests.against("nautilustrader", data_folder),
         "backtest_vectorbt": lambda: backtests.against("vectorbt", data_folder),
         "backtest_backtesting": lambda: backtests.against("backtesting.py", data_folder),
+        "bar_to_order": bar_to_order.bar_to_order,
+        "lockstep_replay": lockstep.lockstep_replay,
     }
 
 
@@ -47,7 +49,8 @@ def run(names: Sequence[str], data_folder: Path) -> Iterator[Figure]:
             raise SettingsError(f"no benchmark {name!r}: choose from {', '.join(known)}")
     for name in names or known:
         try:
-            yield known[name]()
+            measured = known[name]()
         except FileNotFoundError as error:
             reason = f"{error.filename} is not there: set MNT_DATA to the recorded market data"
-            yield Figure(name, float("nan"), "", None, None, "", reason)
+            measured = Figure(name, float("nan"), "", None, None, "", reason)
+        yield from measured if isinstance(measured, tuple) else (measured,)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import instant_of_ms, timeframe_ms
 from shared.database.bars import closes_and_volumes
-from shared.database.engine import insert_rows
+from shared.database.engine import Insertion, insert_together
 from shared.database.filters import within
 from shared.database.tables import bars, feature_sets, features
 from shared.events.features import FeaturesComputed
@@ -95,7 +95,6 @@ async def insert_features(
         return
     names = list(computed.feature_names)
     feature_set = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    await insert_rows(connection, feature_sets, [{"feature_set": feature_set, "names": names}])
     rows = [
         {
             "closes_at": computed.closes_at,
@@ -111,7 +110,11 @@ async def insert_features(
         }
         for row in computed.rows
     ]
-    await insert_rows(connection, features, rows)
+    await insert_together(
+        connection,
+        Insertion(feature_sets, [{"feature_set": feature_set, "names": names}]),
+        Insertion(features, rows),
+    )
 
 
 async def known_pairs(connection: AsyncConnection) -> list[Pair]:

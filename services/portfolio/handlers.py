@@ -66,9 +66,7 @@ class Portfolio:
             limits_at(self._limit_changes, raised.closes_at_ms, self._settings.portfolio),
             self._settings.features.spread_space,
         )
-        await store.insert_targets(unit.connection, raised.closes_at, plan, unit.lineage)
-        await store.insert_intents(unit.connection, plan.requested, unit.lineage)
-        await store.save_live(unit.connection, self._live, plan.live)
+        await store.save_plan(unit.connection, plan, self._live, unit.lineage)
         unit.publish("orders.requested", plan.requested)
         self._keep_after_commit(plan.live, unit)
         last_closes_at = max(raised.closes_at, self._last_closes_at or raised.closes_at)

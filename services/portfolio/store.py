@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from shared.book.positions import PairState
 from shared.book.sizing import SizingSettings
 from shared.book.targets import IntentPlan, LiveTarget
 from shared.clock import ms_of_instant
-from shared.database.engine import insert_rows
+from shared.database.engine import Insertion, insert_together
 from shared.database.filters import of_pair, within
 from shared.database.tables import (
     account,
@@ -40,8 +40,7 @@ async def load_live(connection: AsyncConnection) -> dict[tuple[str, str], LiveTa
 
 async def save_live(connection: AsyncConnection, before: Live, after: Live) -> None:
     """Record which slots were taken, changed and freed."""
-    changed = [asdict(target) for key, target in after.items() if before.get(key) != target]
-    await insert_rows(connection, live_targets, changed, update=_MUTABLE)
+    await insert_together(connection, _changed_slots(before, after))
     freed = [key for key in before if key not in after]
     if freed:
         await connection.execute(
@@ -49,13 +48,13 @@ async def save_live(connection: AsyncConnection, before: Live, after: Live) -> N
         )
 
 
-async def insert_targets(
-    connection: AsyncConnection, closes_at: datetime, plan: IntentPlan, lineage: Mapping[str, str]
+async def save_plan(
+    connection: AsyncConnection, plan: IntentPlan, before: Live, lineage: Mapping[str, str]
 ) -> None:
-    """Record what became of every signal."""
-    rows = [
+    """Record what became of every signal, the intents, and the slots they take."""
+    decided = [
         {
-            "closes_at": closes_at,
+            "closes_at": plan.requested.closes_at,
             "y": decision.signal.y,
             "x": decision.signal.x,
             "action": decision.signal.action,
@@ -66,18 +65,33 @@ async def insert_targets(
         }
         for decision in plan.decisions
     ]
-    await insert_rows(connection, targets, rows)
+    await insert_together(
+        connection,
+        Insertion(targets, decided),
+        Insertion(intents, _intent_rows(plan.requested, lineage)),
+        _changed_slots(before, plan.live),
+    )
 
 
 async def insert_intents(
     connection: AsyncConnection, requested: OrdersRequested, lineage: Mapping[str, str]
 ) -> None:
     """Record the intents of a close."""
-    rows = [
+    await insert_together(connection, Insertion(intents, _intent_rows(requested, lineage)))
+
+
+def _changed_slots(before: Live, after: Live) -> Insertion:
+    changed = [target for key, target in after.items() if before.get(key) != target]
+    names = [field.name for field in fields(LiveTarget)]
+    rows = [{name: getattr(target, name) for name in names} for target in changed]
+    return Insertion(live_targets, rows, _MUTABLE)
+
+
+def _intent_rows(requested: OrdersRequested, lineage: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [
         {"closes_at": requested.closes_at, **intent.model_dump(mode="json"), **lineage}
         for intent in requested.intents
     ]
-    await insert_rows(connection, intents, rows)
 
 
 # --- limits ---------------------------------------------------------------------------------

@@ -178,8 +178,7 @@ class Signals:
             self._last_closes_at_ms,
         )
         last_closes_at_ms = max(computed.closes_at_ms, self._last_closes_at_ms or 0)
-        await store.insert_signals(unit.connection, raised, unit.lineage)
-        await store.save_trades(unit.connection, self._trades, trades)
+        await store.save_decisions(unit.connection, raised, self._trades, trades, unit.lineage)
         unit.publish("signals.raised", raised)
 
         def keep() -> None:

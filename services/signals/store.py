@@ -10,7 +10,7 @@ from sqlalchemy import delete, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import instant_of_ms, ms_of_instant
-from shared.database.engine import insert_rows
+from shared.database.engine import Insertion, insert_together
 from shared.database.filters import of_pair, within
 from shared.database.tables import models, pair_trades, signals
 from shared.events.signals import SignalsRaised
@@ -31,10 +31,20 @@ async def load_trades(connection: AsyncConnection) -> dict[tuple[str, str], Pair
     return trades
 
 
-async def save_trades(connection: AsyncConnection, before: Trades, after: Trades) -> None:
-    """Record what changed in the rule's memory."""
+async def save_decisions(
+    connection: AsyncConnection,
+    raised: SignalsRaised,
+    before: Trades,
+    after: Trades,
+    lineage: Mapping[str, str],
+) -> None:
+    """Record the signals of a close, and what changed in the rule's memory."""
     changed = [trade for key, trade in after.items() if before.get(key) != trade]
-    await insert_rows(connection, pair_trades, [_trade_row(t) for t in changed], update=_MUTABLE)
+    await insert_together(
+        connection,
+        Insertion(signals, _signal_rows(raised, lineage)),
+        Insertion(pair_trades, [_trade_row(trade) for trade in changed], _MUTABLE),
+    )
     gone = [key for key in before if key not in after]
     if gone:
         await connection.execute(
@@ -53,11 +63,14 @@ async def insert_signals(
     connection: AsyncConnection, raised: SignalsRaised, lineage: Mapping[str, str]
 ) -> None:
     """Record the signals of a close."""
-    rows = [
+    await insert_together(connection, Insertion(signals, _signal_rows(raised, lineage)))
+
+
+def _signal_rows(raised: SignalsRaised, lineage: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [
         {"closes_at": raised.closes_at, **signal.model_dump(), **lineage}
         for signal in raised.signals
     ]
-    await insert_rows(connection, signals, rows)
 
 
 async def consumed_promotions(connection: AsyncConnection) -> Sequence[ModelPromoted]:

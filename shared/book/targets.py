@@ -6,6 +6,7 @@ the caps until the executor reports its position closed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -69,6 +70,7 @@ def plan_intents(
     Exits come first. Entries follow by strength, ties by name, while slots and caps last.
     """
     taken = dict(live)
+    exposure = _exposure_e8(live)
     decisions = []
     exits = [signal for signal in raised.signals if signal.action == "exit"]
     entries = [signal for signal in raised.signals if signal.action == "enter"]
@@ -76,7 +78,9 @@ def plan_intents(
         decision = _close(taken, raised.closes_at_ms, signal)
         decisions.append(decision)
     for signal in sorted(entries, key=lambda s: (-s.strength, s.y, s.x)):
-        decision = _open(taken, raised.closes_at_ms, signal, instruments, settings, spread_space)
+        decision = _open(
+            taken, exposure, raised.closes_at_ms, signal, instruments, settings, spread_space
+        )
         decisions.append(decision)
     requested = OrdersRequested(
         closes_at=raised.closes_at,
@@ -122,6 +126,7 @@ def _close(taken: dict[tuple[str, str], LiveTarget], closes_at_ms: int, signal: 
 
 def _open(
     taken: dict[tuple[str, str], LiveTarget],
+    exposure: Counter[str],
     closes_at_ms: int,
     signal: Signal,
     instruments: Mapping[str, Instrument],
@@ -145,11 +150,13 @@ def _open(
         instruments[signal.y],
         instruments[signal.x],
     )
-    refusal = _refusal(taken, signal, size, instruments, settings)
+    refusal = _refusal(len(taken), exposure, signal, size, instruments, settings)
     if refusal is not None:
         return Decision(signal, None, refusal)
     intent_id = _intent_id(closes_at_ms, signal, "open")
     taken[key] = LiveTarget(signal.y, signal.x, intent_id, size.notional_y_e8, size.notional_x_e8)
+    exposure[signal.y] += size.notional_y_e8
+    exposure[signal.x] += size.notional_x_e8
     side_y, side_x = ("buy", "sell") if signal.side > 0 else ("sell", "buy")
     return Decision(
         signal,
@@ -172,34 +179,36 @@ def _open(
 
 
 def _refusal(
-    taken: Mapping[tuple[str, str], LiveTarget],
+    n_taken: int,
+    exposure: Counter[str],
     signal: Signal,
     size: PairSize,
     instruments: Mapping[str, Instrument],
     settings: SizingSettings,
 ) -> str | None:
     """Return why an entry breaks a limit, or `None`."""
-    if len(taken) >= settings.top_k:
+    if n_taken >= settings.top_k:
         return f"all {settings.top_k} slots are taken"
     for symbol, notional_e8 in ((signal.y, size.notional_y_e8), (signal.x, size.notional_x_e8)):
         least = instruments[symbol].min_notional_e8
         if notional_e8 == 0 or notional_e8 < least:
             return f"{symbol}: leg of {notional_e8}e-8 is below the venue's minimum of {least}e-8"
         cap = fraction_of_e8(settings.capital_e8, settings.symbol_cap)
-        if _symbol_gross_e8(taken, symbol) + notional_e8 > cap:
+        if exposure[symbol] + notional_e8 > cap:
             return f"{symbol}: symbol cap of {cap}e-8 would be exceeded"
-    gross = sum(t.notional_y_e8 + t.notional_x_e8 for t in taken.values())
     cap = fraction_of_e8(settings.capital_e8, settings.gross_cap)
-    if gross + size.notional_y_e8 + size.notional_x_e8 > cap:
+    if exposure.total() + size.notional_y_e8 + size.notional_x_e8 > cap:
         return f"gross cap of {cap}e-8 would be exceeded"
     return None
 
 
-def _symbol_gross_e8(taken: Mapping[tuple[str, str], LiveTarget], symbol: str) -> int:
-    return sum(
-        (t.notional_y_e8 if t.y == symbol else 0) + (t.notional_x_e8 if t.x == symbol else 0)
-        for t in taken.values()
-    )
+def _exposure_e8(live: Mapping[tuple[str, str], LiveTarget]) -> Counter[str]:
+    """Return the gross notional in every symbol over all pairs."""
+    exposure: Counter[str] = Counter()
+    for target in live.values():
+        exposure[target.y] += target.notional_y_e8
+        exposure[target.x] += target.notional_x_e8
+    return exposure
 
 
 def _intent_id(closes_at_ms: int, signal: Signal, action: str) -> str:

@@ -22,7 +22,7 @@ from shared.bus import dead_letters, log, metrics
 from shared.bus.log import LogEntry
 from shared.bus.retry import RetryDecision, RetryPolicy, Verdict
 from shared.bus.streams import StreamEntry, Streams, entry_order
-from shared.clock import TIMEFRAME_MS, monotonic_seconds
+from shared.clock import TIMEFRAME_MS, monotonic_seconds, utc_now
 from shared.database.engine import transaction
 from shared.errors import ContractError, RetryableError, StoreError
 from shared.events.base import MAX_EVENT_BYTES, Event
@@ -108,6 +108,10 @@ class Routes:
     reload: Reload
     when_idle: Callable[[], Awaitable[bool]] | None = None
     close: Callable[[], Awaitable[None]] | None = None
+
+
+class _OvertakingError(Exception):
+    """The chosen event must wait: one that was not at hand may come before it."""
 
 
 class Consumer:
@@ -255,7 +259,8 @@ class Consumer:
                 if entry.topic in self._owned:
                     self._foreign.append(entry)
             elif buffer is not None and entry.payload is not None and len(buffer) < _BUFFERED:
-                buffer[entry.seq] = LogEntry(entry.topic, entry.seq, entry.payload)
+                added_at_ms, _ = entry_order(entry.entry_id)
+                buffer[entry.seq] = LogEntry(entry.topic, entry.seq, entry.payload, added_at_ms)
         self._wake.set()
 
     async def _read_log(self) -> None:
@@ -265,23 +270,11 @@ class Consumer:
         metrics.LOG_READS.labels(self.name).inc()
 
     async def _fill_gaps(self) -> None:
-        """Read from the log what Redis has not brought, before any choice is made.
-
-        Over several streams the heads are asked for every event: the merge is by close, so
-        an event that Redis lost must not be overtaken by a later one of another stream.
-        """
-        has_gap = any(
+        """Read from the log what Redis has not brought, before any choice is made."""
+        if any(
             buffer and self.offsets[topic] + 1 not in buffer
             for topic, buffer in self._buffers.items()
-        )
-        if not has_gap and len(self._buffers) > 1 and any(self._buffers.values()):
-            async with transaction(self._engine) as connection:
-                heads = await log.heads(connection, self._buffers)
-            has_gap = any(
-                head > self.offsets[topic] and self.offsets[topic] + 1 not in self._buffers[topic]
-                for topic, head in heads.items()
-            )
-        if has_gap:
+        ):
             await self._read_log()
 
     def _next(self) -> tuple[LogEntry, Event | ContractError] | None:
@@ -370,15 +363,36 @@ class Consumer:
             await self._patiently(self._reload)
 
     async def _deliver(self, entry: LogEntry, event: Event | ContractError) -> None:
+        began_at = utc_now()
         started_at = monotonic_seconds()
+        labels = (self.name, entry.topic)
+        # Asked for with the first statement: the merge is by close, so an event that Redis lost
+        # must not be overtaken by a later one of another stream. What arrives from now on has
+        # taken no part in the choice.
+        not_at_hand = [
+            topic
+            for topic, buffer in self._buffers.items()
+            if self.offsets[topic] + 1 not in buffer
+        ]
 
         async def handle(unit: UnitOfWork) -> bool:
-            if not await log.advance(unit.connection, self.name, entry):
+            heads = await log.advance(unit.connection, self.name, entry, not_at_hand)
+            if heads is None:
                 return False
+            if any(head > self.offsets[topic] for topic, head in heads.items()):
+                raise _OvertakingError
             if isinstance(event, ContractError):
                 raise event
+            unit.after_commit(observe_commit)
             await self._routes.handlers[entry.topic](event, unit)
             return True
+
+        def observe_commit() -> None:
+            metrics.COMMIT_SECONDS.labels(*labels).observe(monotonic_seconds() - started_at)
+            if entry.added_at_ms is not None:
+                waited_seconds = began_at.timestamp() - entry.added_at_ms / 1000
+                # Two clocks: that of Redis may be ahead.
+                metrics.WAIT_SECONDS.labels(*labels).observe(max(0.0, waited_seconds))
 
         source_uri = f"log:{entry.topic}/{entry.seq}"
         outcome = await self._persist(source_uri, None, handle, entry)
@@ -388,10 +402,8 @@ class Consumer:
         self._buffers[entry.topic].pop(entry.seq, None)
         if isinstance(event, Event):
             self.last_closes_at_ms = event.closes_at_ms
-        metrics.HANDLED.labels(self.name, entry.topic).inc()
-        metrics.HANDLE_SECONDS.labels(self.name, entry.topic).observe(
-            monotonic_seconds() - started_at
-        )
+        metrics.HANDLED.labels(*labels).inc()
+        metrics.HANDLE_SECONDS.labels(*labels).observe(monotonic_seconds() - started_at)
 
     async def _take_in_foreign(self) -> None:
         """Adopt the next foreign entry, or refuse in one transaction all before one that is good.
@@ -530,7 +542,8 @@ class Consumer:
         Returns
         -------
         bool or None
-            True when handled, False when dead-lettered, None when the entry has no effect.
+            True when handled, False when dead-lettered, None when the entry has no effect or is
+            not the next one after all.
         """
         attempt = 0
         while True:
@@ -543,6 +556,9 @@ class Consumer:
                     await self._forget(entry)
                     return None
                 await self._conclude(unit, logged)
+            except _OvertakingError:
+                await self._read_log()
+                return None
             except Exception as error:  # noqa: BLE001 the one place that retries, dead-letters or stops
                 attempt += 1
                 decision = self._retry_policy.decide(error, attempt)
@@ -623,7 +639,7 @@ class Consumer:
     async def _dead_letter(self, entry: LogEntry | StreamEntry, error: str, attempts: int) -> None:
         async with transaction(self._engine) as connection:
             if isinstance(entry, LogEntry):
-                if not await log.advance(connection, self.name, entry):
+                if await log.advance(connection, self.name, entry) is None:
                     return
             else:
                 await dead_letters.move_adoption_cursor(connection, entry.topic, entry.entry_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import text
@@ -16,11 +16,18 @@ from shared.events.base import Event
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One numbered event of a stream."""
+    """One numbered event of a stream.
+
+    Attributes
+    ----------
+    added_at_ms
+        When it was added to its stream, of one that came from there.
+    """
 
     topic: str
     seq: int
     payload: bytes
+    added_at_ms: int | None = field(default=None, compare=False)
 
 
 _APPEND = text(
@@ -38,10 +45,15 @@ _APPEND = text(
 )
 _ADVANCE = text(
     """
-    UPDATE consumer_offset SET seq = :seq
-    WHERE consumer = :consumer AND topic = :topic AND seq = :seq - 1
-      AND EXISTS (SELECT FROM event_log
-                  WHERE topic = :topic AND seq = :seq AND payload_sha256 = :payload_sha256)
+    WITH moved AS (
+        UPDATE consumer_offset SET seq = :seq
+        WHERE consumer = :consumer AND topic = :topic AND seq = :seq - 1
+          AND EXISTS (SELECT FROM event_log
+                      WHERE topic = :topic AND seq = :seq AND payload_sha256 = :payload_sha256)
+        RETURNING seq
+    )
+    SELECT moved.seq AS moved_to, stream_head.topic, stream_head.seq AS head
+    FROM moved LEFT JOIN stream_head ON stream_head.topic = ANY(CAST(:beside AS text[]))
     """
 )
 _READ = text(
@@ -113,14 +125,24 @@ async def append(
     return LogEntry(topic, seq, payload)
 
 
-async def advance(connection: AsyncConnection, consumer: str, entry: LogEntry) -> bool:
+async def advance(
+    connection: AsyncConnection, consumer: str, entry: LogEntry, beside: Iterable[str] = ()
+) -> dict[str, int] | None:
     """Move a cursor over an entry: locks, deduplicates and fences in one statement.
+
+    Parameters
+    ----------
+    connection, consumer, entry
+        The transaction, whose cursor, and over what.
+    beside
+        Streams whose heads are asked for on the way.
 
     Returns
     -------
-    bool
-        False when the entry was handled before, is not the next one, or is not in the log
-        with exactly these bytes: nothing may be done on its account.
+    dict of str to int or None
+        The last number of each stream of `beside`; `None` when the entry was handled before,
+        is not the next one, or is not in the log with exactly these bytes: nothing may be
+        done on its account.
     """
     result = await connection.execute(
         _ADVANCE,
@@ -129,9 +151,11 @@ async def advance(connection: AsyncConnection, consumer: str, entry: LogEntry) -
             "topic": entry.topic,
             "seq": entry.seq,
             "payload_sha256": fingerprint(entry.payload),
+            "beside": list(beside),
         },
     )
-    return result.rowcount == 1
+    rows = result.all()
+    return {row.topic: row.head for row in rows if row.topic is not None} if rows else None
 
 
 async def read(

@@ -262,7 +262,8 @@ features = Table(
     Column("roster_closes_at", Instant),
     _required("close_y", Double),
     _required("close_x", Double),
-    Column("feature_set", Text, ForeignKey("feature_sets.feature_set"), nullable=False),
+    # Of `feature_sets`: written with the row, and never deleted.
+    _required("feature_set", Text),
     _required("feature_values", ARRAY(Double)),
     *_lineage(),
     CheckConstraint("roster_closes_at < closes_at", name="no_look_ahead"),

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -18,7 +19,7 @@ from shared.bus.consumer import Consumer, Handler, Routes, UnitOfWork
 from shared.bus.dead_letters import DeadLetter
 from shared.bus.log import LogEntry
 from shared.bus.retry import RetryPolicy
-from shared.bus.streams import Streams
+from shared.bus.streams import StreamEntry, Streams
 from shared.clock import instant_of_ms
 from shared.database.engine import create_engine, transaction
 from shared.errors import (
@@ -209,6 +210,33 @@ async def test_a_later_event_does_not_overtake_one_that_redis_lacks(bus: Bus) ->
         await bus.record("bars.1h", bars(0))
         await bus.publish("bars.1h", bars(1))
         await eventually_async(lambda: bus.has_notes(bars(0), bars(1)))
+
+
+async def test_an_event_that_arrives_while_a_later_one_is_begun_is_not_overtaken(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = {"pairs.screened": take_note, "bars.1h": take_note}
+    async with running(consumer := bus.consumer("signals", handlers)):
+        consumer.is_paused = True
+        entry = await bus.record("pairs.screened", screen(NOON))
+        arriving = StreamEntry(entry.topic, "1-1", entry.seq, entry.payload)
+        advance = log.advance
+
+        async def advance_meanwhile(*arguments: Any) -> dict[str, int] | None:
+            heads = await advance(*arguments)
+            consumer._receive([arriving])
+            return heads
+
+        monkeypatch.setattr(log, "advance", advance_meanwhile)
+        await bus.publish("bars.1h", bars(1))
+        await eventually_async(lambda: arrived(consumer, "bars.1h"))
+        consumer.is_paused = False
+        consumer.wake()
+        await eventually_async(lambda: bus.has_notes(screen(NOON), bars(1)))
+
+
+async def arrived(consumer: Consumer, topic: str) -> bool:
+    return bool(consumer._buffers[topic])
 
 
 async def test_what_an_emptied_redis_forgot_is_read_from_the_log(bus: Bus) -> None:
@@ -820,8 +848,34 @@ async def test_the_newest_close_is_that_of_what_the_consumer_has_handled(bus: Bu
     found = []
     for entry in entries:
         async with transaction(bus.engine) as connection:
-            assert await log.advance(connection, "reader", entry)
+            assert await log.advance(connection, "reader", entry) is not None
         found.append(await newest("reader"))
     # The close of hour 2 came late.
     assert found == [NOON + timedelta(hours=hour) for hour in (1, 3, 3, 4)]
     assert await newest("other") is None
+
+
+# --- what is measured ---------------------------------------------------------------------
+
+
+async def test_every_hop_is_measured_from_the_stream_to_the_commit(bus: Bus) -> None:
+    def n_measured() -> list[float]:
+        labels = {"consumer": "measured", "topic": "bars.1h"}
+        found = [
+            REGISTRY.get_sample_value(f"mnt_bus_{hop}_seconds_count", labels)
+            for hop in ("wait", "commit", "handle")
+        ]
+        return [value or 0.0 for value in found]
+
+    async def fail_once(event: Event, unit: UnitOfWork) -> None:
+        await take_note(event, unit)
+        if tries.pop():
+            raise RetryableError("down")
+
+    tries = [False, False, True, False]
+    async with running(bus.consumer("measured", {"bars.1h": fail_once})):
+        await bus.publish("bars.1h", bars(0), bars(1))
+        await eventually_async(lambda: bus.has_notes(bars(0), bars(1)))
+        await bus.record("bars.1h", bars(2))  # was never on its stream, so it waited on none
+        await eventually_async(lambda: bus.has_notes(bars(0), bars(1), bars(2)))
+    assert n_measured() == [2, 3, 3]

@@ -219,7 +219,7 @@ def test_a_faulty_bar_is_refused_and_leaves_the_stream_as_it_was(
         pair_features(*columns, SMALL)
 
 
-@pytest.mark.parametrize("n_pairs", [21, 150])  # on one core, on all
+@pytest.mark.parametrize("n_pairs", [21, 400])  # on one core, on all
 def test_many_pairs_together_are_each_as_alone(n_pairs: int) -> None:
     settings = FeatureSettings(**SMALL.model_dump())
     n_bars = 150

@@ -82,6 +82,8 @@ NEGLIGIBLE_STD = 1e-12
 
 PAIRS_A_TURN = 64
 """Pairs that one core advances before it looks for more."""
+PAIRS_FOR_ONE_CORE = 256
+"""With more pairs the other cores are woken, which takes longer than so many do."""
 
 Windows = tuple[int, int, int, int, int, int]
 """Beta, z, volume and trend window, lags, warm-up: the settings as the kernel takes them."""
@@ -260,8 +262,7 @@ class FeatureStreams:
             self._history[full, :, : self._n_kept] = self._history[full, :, self._n_kept :]
             self._next[full] = self._n_kept
         rows = np.empty((len(places), self._n_features))
-        # To wake the other cores takes longer than a few pairs do.
-        append = _append_to_each if len(places) <= PAIRS_A_TURN else _append_to_many
+        append = _append_to_each if len(places) <= PAIRS_FOR_ONE_CORE else _append_to_many
         append(self._history, self._next, places, columns, self._windows, self._is_log, rows)
         self._next[places] += 1
         return rows
