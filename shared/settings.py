@@ -26,6 +26,7 @@ from shared.secret_files import (
     secrets_from_files,
 )
 from shared.sleeves.pairs.settings import StrategySettings
+from shared.venues.faults import FaultSettings
 from shared.venues.settings import FollowSettings, MarketSettings
 
 PREFIX = "MNT_"
@@ -88,8 +89,8 @@ class Settings(BaseSettings, StrategySettings):
         Tracking store of the model registry.
     limits
         Of the account, below those of the portfolio.
-    market, follow
-        The paper venue's market, and what ingest follows at the venue.
+    market, faults, follow
+        The paper venue's market, the faults it injects, and what ingest follows at the venue.
     """
 
     model_config = SettingsConfigDict(
@@ -119,6 +120,7 @@ class Settings(BaseSettings, StrategySettings):
     mlflow_url: str | None = None
     limits: RiskLimits = RiskLimits()
     market: MarketSettings = MarketSettings()
+    faults: FaultSettings = FaultSettings()
     follow: FollowSettings = FollowSettings()
     replay: ReplaySettings = ReplaySettings()
 

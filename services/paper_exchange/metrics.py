@@ -29,3 +29,6 @@ SLOW_READERS = Counter(
 UPSTREAM_FAULTS = Counter(
     "mnt_paper_exchange_upstream_faults_total", "Times a live market lost the exchange"
 )
+FAULTS = Counter(
+    "mnt_paper_exchange_faults_total", "Faults injected on purpose", ["family", "fault"]
+)

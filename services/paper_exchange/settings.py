@@ -26,6 +26,7 @@ from shared.secret_files import (
     require_strong,
     secrets_from_files,
 )
+from shared.venues.faults import FaultSettings
 from shared.venues.settings import MarketSettings
 
 _PREFIX = "MNT_"
@@ -77,6 +78,8 @@ class Settings(BaseSettings):
         A recorded market in lockstep; while it names files nothing else counts.
     market
         The market that moves by itself.
+    faults
+        What goes wrong on purpose; nothing by default.
     """
 
     model_config = SettingsConfigDict(
@@ -95,6 +98,7 @@ class Settings(BaseSettings):
     execution: FillTerms = FillTerms()
     replay: Recording = Recording()
     market: MarketSettings = MarketSettings()
+    faults: FaultSettings = FaultSettings()
 
     @property
     def store_file(self) -> Path:
