@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import sqlite3
@@ -13,81 +14,24 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import generate_latest
+from pydantic import ValidationError
 
 from services.paper_exchange import metrics
-from services.paper_exchange.authentication import Credentials, authenticate, check_key
+from services.paper_exchange.authentication import Credentials
+from services.paper_exchange.endpoints import Access, Endpoint, build_endpoints
 from services.paper_exchange.exchange import PaperExchange
-from services.paper_exchange.matching import Product
-from services.paper_exchange.parameters import Parameters, parse_parameters
-from services.paper_exchange.public import PublicData
+from services.paper_exchange.gate import Gate, Request
 from services.paper_exchange.refusals import RefusalError, missing
-from services.paper_exchange.spot import SpotDesk
-from services.paper_exchange.usdm import UsdmDesk
 from shared.clock import monotonic_seconds
+from shared.venues.faults import FaultSettings
 
 MAX_INSTANT_MS = 10**14
+NEVER_SENT = 499
+"""Status under which an answer is counted that a fault has kept from its client."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 logger = structlog.get_logger()
-
-
-class Routes:
-    """How requests reach use cases.
-
-    Parameters
-    ----------
-    exchange
-        The venue.
-    credentials
-        What requests to the account are signed with.
-    """
-
-    def __init__(self, exchange: PaperExchange, credentials: Credentials) -> None:
-        self._exchange = exchange
-        self._credentials = credentials
-
-    def public(self, use_case: Callable[[], Any]) -> Handler:
-        """Return the handler of a question without parameters."""
-
-        async def handle(_: web.Request) -> web.Response:
-            return _json(use_case())
-
-        return handle
-
-    def asked(self, use_case: Callable[[Parameters], Any]) -> Handler:
-        """Return the handler of a question that anybody may ask."""
-
-        async def handle(request: web.Request) -> web.Response:
-            return _json(use_case(_query(request)))
-
-        return handle
-
-    def keyed(self, use_case: Callable[[], Any]) -> Handler:
-        """Return the handler of what the account's key alone allows."""
-
-        async def handle(request: web.Request) -> web.Response:
-            check_key(request.headers.get("X-MBX-APIKEY"), self._credentials)
-            return _json(use_case())
-
-        return handle
-
-    def signed(self, use_case: Callable[[Parameters], Any]) -> Handler:
-        """Return the handler of what must be signed."""
-
-        async def handle(request: web.Request) -> web.Response:
-            body = await _text(request)
-            parameters = authenticate(
-                request.raw_path.partition("?")[2],
-                body,
-                request.headers.get("X-MBX-APIKEY"),
-                self._credentials,
-                self._exchange.now_ms(),
-                self._exchange.client_ms(),
-            )
-            return _json(use_case(parameters))
-
-        return handle
 
 
 def build_routes(
@@ -104,137 +48,107 @@ def build_routes(
     token
         Bearer token of control routes; while it is empty they refuse.
     """
-    routes, public = Routes(exchange, credentials), PublicData(exchange)
+    gate = Gate(exchange, credentials)
+    simulated = [
+        web.route(endpoint.method, endpoint.path, _through(gate, endpoint, exchange))
+        for endpoint in build_endpoints(exchange, credentials)
+    ]
     return [
-        *_public_routes(routes, public),
-        *_usdm_routes(routes, UsdmDesk(exchange), credentials),
-        *_spot_routes(routes, SpotDesk(exchange), credentials),
-        web.post("/paper/advance", _advance(exchange, token)),
-        web.get("/status", routes.public(exchange.status)),
-        web.get("/health", routes.public(lambda: _health(exchange))),
-        web.get("/ready", routes.public(lambda: {"service": "paper_exchange", "ready": True})),
+        *simulated,
+        web.post("/paper/advance", _controlled(_advance(exchange), token)),
+        web.get("/paper/faults", _controlled(_show_faults(exchange), token)),
+        web.put("/paper/faults", _controlled(_change_faults(exchange), token)),
+        web.get("/status", _shown(exchange.status)),
+        web.get("/health", _shown(lambda: _health(exchange))),
+        web.get("/ready", _shown(lambda: {"service": "paper_exchange", "ready": True})),
         web.get("/metrics", _show_metrics(exchange)),
     ]
 
 
-def _public_routes(routes: Routes, public: PublicData) -> list[web.RouteDef]:
-    def klines(max_limit: int) -> Handler:
-        async def handle(request: web.Request) -> web.Response:
-            return _json(await public.klines(_query(request), max_limit))
+def _through(gate: Gate, endpoint: Endpoint, exchange: PaperExchange) -> Handler:
+    """Return the handler of a route of Binance's; it may answer late, or not at all."""
 
-        return handle
+    async def handle(request: web.Request) -> web.StreamResponse:
+        raw_query = request.raw_path.partition("?")[2]
+        body = await _text(request) if endpoint.access is Access.SIGNED else ""
+        key = request.headers.get("X-MBX-APIKEY")
+        answer = await gate.answer(endpoint, Request(raw_query, body, key))
+        await exchange.committed()
+        if answer.late_ms:
+            # Venue time goes by as fast as the market does.
+            await asyncio.sleep(answer.late_ms / 1000 / (exchange.source.speed or 1.0))
+        if not answer.is_lost:
+            return web.Response(
+                body=answer.body,
+                status=answer.status,
+                headers=answer.headers,
+                content_type=answer.content_type,
+            )
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=NEVER_SENT)
 
-    common = [
-        route
-        for prefix, most_klines in (("/fapi/v1", 1_500), ("/api/v3", 1_000))
-        for route in (
-            web.get(f"{prefix}/ping", routes.public(dict)),
-            web.get(f"{prefix}/time", routes.public(public.time)),
-            web.get(f"{prefix}/klines", klines(most_klines)),
-            web.get(f"{prefix}/ticker/price", routes.asked(public.prices)),
-            web.get(f"{prefix}/ticker/24hr", routes.asked(public.tickers)),
-        )
-    ]
-    return [
-        *common,
-        web.get("/fapi/v1/exchangeInfo", routes.public(public.usdm_exchange_info)),
-        web.get("/fapi/v2/ticker/price", routes.asked(public.prices)),
-        web.get("/fapi/v1/premiumIndex", routes.asked(public.premium_index)),
-        web.get("/fapi/v1/fundingRate", routes.asked(public.past_funding)),
-        web.get("/fapi/v1/fundingInfo", routes.public(public.funding_info)),
-        web.get("/api/v3/exchangeInfo", routes.public(public.spot_exchange_info)),
-        # What load_markets also asks for: other products of the exchange, none of them here.
-        web.get("/dapi/v1/exchangeInfo", routes.public(lambda: {"symbols": []})),
-        web.get("/sapi/v1/capital/config/getall", routes.public(list)),
-        web.get("/sapi/v1/margin/allPairs", routes.public(list)),
-        web.get("/sapi/v1/margin/isolated/allPairs", routes.public(list)),
-    ]
+    return handle
 
 
-def _usdm_routes(routes: Routes, desk: UsdmDesk, credentials: Credentials) -> list[web.RouteDef]:
-    signed = routes.signed
-    accounts = [
-        route
-        for version in (2, 3)
-        for route in (
-            web.get(f"/fapi/v{version}/account", signed(_usdm_account(desk, version))),
-            web.get(f"/fapi/v{version}/balance", signed(lambda _: desk.account().balance())),
-            web.get(f"/fapi/v{version}/positionRisk", signed(_position_risk(desk, version))),
-        )
-    ]
-    return [
-        *accounts,
-        web.post("/fapi/v1/order", signed(desk.place_order)),
-        web.get("/fapi/v1/order", signed(desk.fetch_order)),
-        web.delete("/fapi/v1/order", signed(desk.cancel_order)),
-        web.get("/fapi/v1/openOrder", signed(desk.fetch_open_order)),
-        web.get("/fapi/v1/openOrders", signed(desk.fetch_open_orders)),
-        web.get("/fapi/v1/allOrders", signed(desk.fetch_all_orders)),
-        web.delete("/fapi/v1/allOpenOrders", signed(desk.cancel_all_orders)),
-        web.get("/fapi/v1/userTrades", signed(desk.fetch_trades)),
-        web.get("/fapi/v1/income", signed(desk.fetch_income)),
-        web.get("/fapi/v1/commissionRate", signed(desk.commission_rate)),
-        web.get("/fapi/v1/leverageBracket", signed(desk.leverage_brackets)),
-        web.get("/fapi/v1/symbolConfig", signed(desk.symbol_config)),
-        web.post("/fapi/v1/leverage", signed(desk.set_leverage)),
-        web.post("/fapi/v1/marginType", signed(desk.set_margin_type)),
-        web.get("/fapi/v1/multiAssetsMargin", signed(lambda _: {"multiAssetsMargin": False})),
-        web.post("/fapi/v1/multiAssetsMargin", signed(desk.set_multi_assets_margin)),
-        web.get("/fapi/v1/positionSide/dual", signed(lambda _: {"dualSidePosition": False})),
-        web.post("/fapi/v1/positionSide/dual", signed(desk.set_position_mode)),
-        *_listen_key_routes(routes, "/fapi/v1/listenKey", credentials.listen_key(Product.USDM)),
-    ]
+def _shown(show: Callable[[], Any]) -> Handler:
+    async def handle(_: web.Request) -> web.Response:
+        return _json(show())
+
+    return handle
 
 
-def _usdm_account(desk: UsdmDesk, version: int) -> Callable[[Parameters], Any]:
-    return lambda _: desk.account().account(is_every_symbol=version == 2)
+def _controlled(control: Callable[[bytes], Any], token: str) -> Handler:
+    """Return the handler of what only the bearer of the token may do; it takes the body."""
 
-
-def _position_risk(desk: UsdmDesk, version: int) -> Callable[[Parameters], Any]:
-    return lambda asked: desk.fetch_position_risk(asked, is_every_symbol=version == 2)
-
-
-def _spot_routes(routes: Routes, desk: SpotDesk, credentials: Credentials) -> list[web.RouteDef]:
-    signed = routes.signed
-    return [
-        web.get("/api/v3/account", signed(desk.account)),
-        web.post("/api/v3/order", signed(desk.place_order)),
-        web.get("/api/v3/order", signed(desk.fetch_order)),
-        web.delete("/api/v3/order", signed(desk.cancel_order)),
-        web.get("/api/v3/openOrders", signed(desk.fetch_open_orders)),
-        web.delete("/api/v3/openOrders", signed(desk.cancel_all_orders)),
-        web.get("/api/v3/allOrders", signed(desk.fetch_all_orders)),
-        web.get("/api/v3/myTrades", signed(desk.fetch_trades)),
-        web.get("/sapi/v1/asset/tradeFee", signed(desk.trade_fees)),
-        *_listen_key_routes(routes, "/api/v3/userDataStream", credentials.listen_key(Product.SPOT)),
-    ]
-
-
-def _listen_key_routes(routes: Routes, path: str, listen_key: str) -> list[web.RouteDef]:
-    """Return the routes of a listen key, which never expires: to renew it changes nothing."""
-    return [
-        web.post(path, routes.keyed(lambda: {"listenKey": listen_key})),
-        web.put(path, routes.keyed(lambda: {"listenKey": listen_key})),
-        web.delete(path, routes.keyed(dict)),
-    ]
-
-
-def _advance(exchange: PaperExchange, token: str) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         given = request.headers.get("Authorization", "").encode(errors="replace")
         if not token or not hmac.compare_digest(given, f"Bearer {token}".encode()):
             raise RefusalError(
-                -2015, "this route changes state: send 'Authorization: Bearer <token>'", 401
+                -2015, "this route is for control: send 'Authorization: Bearer <token>'", 401
             )
+        return _json(control(await request.read()))
+
+    return handle
+
+
+def _advance(exchange: PaperExchange) -> Callable[[bytes], dict[str, int]]:
+    def advance(body: bytes) -> dict[str, int]:
         try:
-            document = json.loads(await _text(request))
+            document = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise RefusalError(
                 -1135, 'send JSON such as {"closes_at_ms": 1704067500000}'
             ) from error
-        return _json(exchange.advance(_read_close(document)))
+        return exchange.advance(_read_close(document))
 
-    return handle
+    return advance
+
+
+def _show_faults(exchange: PaperExchange) -> Callable[[bytes], dict[str, Any]]:
+    def show(_: bytes) -> dict[str, Any]:
+        faults = exchange.faults
+        return {"settings": faults.settings.model_dump(mode="json"), "injected": faults.injected}
+
+    return show
+
+
+def _change_faults(exchange: PaperExchange) -> Callable[[bytes], dict[str, Any]]:
+    show = _show_faults(exchange)
+
+    def change(body: bytes) -> dict[str, Any]:
+        try:
+            settings = FaultSettings.model_validate_json(body)
+        except ValidationError as error:
+            faults = [
+                f"{'.'.join(map(str, each['loc'])) or 'the body'}: {each['msg']}"
+                for each in error.errors(include_url=False, include_input=False)
+            ]
+            raise RefusalError(-1135, f"faults: {'; '.join(faults)}") from error
+        exchange.faults.change(settings)
+        return show(body)
+
+    return change
 
 
 def _read_close(document: object) -> int:
@@ -321,10 +235,6 @@ def _refusal(code: int, message: str, status: int) -> web.Response:
 
 def _json(document: Any, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
-
-
-def _query(request: web.Request) -> Parameters:
-    return parse_parameters(request.raw_path.partition("?")[2], "")
 
 
 def _show_metrics(exchange: PaperExchange) -> Handler:

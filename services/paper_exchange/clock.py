@@ -8,6 +8,8 @@ over a restart: a request whose window has passed stays refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from shared.clock import monotonic_seconds
 
 _MS_PER_SECOND = 1000
@@ -22,17 +24,22 @@ class VenueClock:
         What it shows now.
     rate
         Venue seconds in a second of ours: one, or less for a market slower than life.
+    seconds
+        What it runs by, if not by time itself.
     """
 
-    def __init__(self, at_ms: int, rate: float = 1.0) -> None:
+    def __init__(
+        self, at_ms: int, rate: float = 1.0, seconds: Callable[[], float] | None = None
+    ) -> None:
+        self._seconds = monotonic_seconds if seconds is None else seconds
         self._at_ms = at_ms
         self._rate = rate
         self._before_ms: int | None = None
-        self._since_seconds = monotonic_seconds()
+        self._since_seconds = self._seconds()
 
     def now_ms(self) -> int:
         """Return the present venue time."""
-        elapsed_seconds = monotonic_seconds() - self._since_seconds
+        elapsed_seconds = self._seconds() - self._since_seconds
         now_ms = self._at_ms + int(elapsed_seconds * _MS_PER_SECOND * self._rate)
         if self._before_ms is None:
             return now_ms
@@ -51,4 +58,4 @@ class VenueClock:
         """
         self._at_ms = max(self.now_ms(), at_ms)
         self._before_ms = before_ms
-        self._since_seconds = monotonic_seconds()
+        self._since_seconds = self._seconds()

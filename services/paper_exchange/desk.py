@@ -44,7 +44,7 @@ class Desk:
     def fetch_order(self, parameters: Parameters) -> Payload:
         """Return an order by its id or its client order id."""
         listing, found = self._find(parameters)
-        if found is None:
+        if found is None or self._exchange.is_invisible(found):
             raise RefusalError(-2013, "Order does not exist.")
         return self._show_order(found, listing)
 
@@ -62,6 +62,7 @@ class Desk:
         return [
             self._show_order(each, self._exchange.market.listings[each.symbol])
             for each in self._exchange.store.open_orders(self.product, symbol)
+            if not self._exchange.is_invisible(each)
         ]
 
     def fetch_all_orders(self, parameters: Parameters) -> list[Payload]:
@@ -75,7 +76,11 @@ class Desk:
             integer(parameters, "endTime"),
             limit_of(parameters, _DEFAULT_ROWS, _MAX_ROWS),
         )
-        return [self._show_order(each, listing) for each in orders]
+        return [
+            self._show_order(each, listing)
+            for each in orders
+            if not self._exchange.is_invisible(each)
+        ]
 
     def fetch_trades(self, parameters: Parameters) -> list[Payload]:
         """Return trades of a symbol, ascending by id."""

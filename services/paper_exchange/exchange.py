@@ -7,13 +7,15 @@ answer leave before `committed` has returned; the streams are told by the commit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from services.paper_exchange import events, metrics
 from services.paper_exchange.broadcast import Broadcast
 from services.paper_exchange.clock import VenueClock
+from services.paper_exchange.faults import Faults
 from services.paper_exchange.market import Market
 from services.paper_exchange.matching import (
     Matching,
@@ -57,6 +59,10 @@ class PaperExchange:
         Who listens to its streams.
     listen_keys
         Names of the streams that tell of the account.
+    faults
+        What goes wrong; nothing without it.
+    seconds
+        What the clock runs by, if not by time itself.
 
     Raises
     ------
@@ -71,6 +77,8 @@ class PaperExchange:
         store: Store,
         hub: Hub,
         listen_keys: Mapping[Product, str],
+        faults: Faults | None = None,
+        seconds: Callable[[], float] | None = None,
     ) -> None:
         self._source = source
         self._hub = hub
@@ -78,13 +86,15 @@ class PaperExchange:
         self._broadcast = Broadcast(hub, source.market, terms.funding_ppm)
         self.terms = terms
         self.store = store
+        self.faults = Faults() if faults is None else faults
         state = store.state()
         source.resume(state.market_at_ms, store.instruments())
         store.enlist(_instruments(source.market))
         self.market_at_ms = state.market_at_ms
         self._reserved_ms = state.clock_ms
-        self._clock = VenueClock(state.clock_ms, min(1.0, source.speed or 1.0))
+        self._clock = VenueClock(state.clock_ms, min(1.0, source.speed or 1.0), seconds)
         self._clock.reach(state.clock_ms, source.next_close(state.market_at_ms))
+        self._countdowns = store.countdowns()
 
     @property
     def market(self) -> Market:
@@ -116,6 +126,14 @@ class PaperExchange:
             self.store.reserve_clock(self._reserved_ms)
         return now_ms
 
+    def shown_ms(self) -> int:
+        """Return the time that clients are shown and requests are judged by."""
+        return self.now_ms() + self.faults.settings.clock_skew_ms
+
+    def closed_until(self) -> datetime | None:
+        """Return when the present maintenance ends, `None` while there is none."""
+        return self.faults.settings.closed_until(instant_of_ms(self.now_ms()))
+
     def set_clock(self, now_ms: int) -> None:
         """Put the clock forward to an instant, unless it is past it."""
         self._clock.reach(now_ms, self._source.next_close(self.market_at_ms))
@@ -131,7 +149,9 @@ class PaperExchange:
         if self._source.speed is None:
             return None
         own_ms = ms_of_instant(utc_now())
-        return own_ms if abs(own_ms - self.now_ms()) > OWN_TIME_DISTANCE_MS else None
+        if abs(own_ms - self.now_ms()) <= OWN_TIME_DISTANCE_MS:
+            return None
+        return own_ms + self.faults.settings.clock_skew_ms
 
     def advance(self, closes_at_ms: int) -> dict[str, int]:
         """Move the market to a close by hand.
@@ -166,6 +186,15 @@ class PaperExchange:
         sqlite3.Error
             If it could not be recorded; nothing has moved then.
         """
+        filled = 0
+        while (due_ms := min(self._countdowns.values(), default=closes_at_ms)) < closes_at_ms:
+            # Bars that opened before a timer ran out have traded, later ones find no order.
+            last_ms = self.market.last_close(due_ms + self.market.bar_ms - 1)
+            filled += self._move(min(closes_at_ms, last_ms or 0))
+            self._end_countdowns(due_ms)
+        return filled + self._move(closes_at_ms)
+
+    def _move(self, closes_at_ms: int) -> int:
         if closes_at_ms <= self.market_at_ms:
             return 0
         closes = self.market.closes_between(self.market_at_ms, closes_at_ms)
@@ -203,6 +232,7 @@ class PaperExchange:
                 self.terms,
                 funded_to_ms=self.market_at_ms if before_ms is None else before_ms,
                 quote_e8=spot_e8,
+                share=partial(self.faults.lots_of, bar_ms=self.market.bar_ms),
             )
             for product in Product
         ]
@@ -266,6 +296,32 @@ class PaperExchange:
         for order in cancelled:
             self._tell_steps(order.product, [Step(order, None)])
         return cancelled
+
+    def is_invisible(self, order: PaperOrder) -> bool:
+        """Tell whether an order cannot be queried yet."""
+        return self.faults.is_invisible(order, self.now_ms())
+
+    def set_countdown(self, symbol: str, countdown_ms: int) -> None:
+        """Withdraw the open USD-M orders of a symbol when so much venue time has passed.
+
+        Another one for the symbol takes its place; 0 stops it.
+        """
+        if countdown_ms:
+            self._countdowns[symbol] = self.now_ms() + countdown_ms
+        else:
+            self._countdowns.pop(symbol, None)
+        self.store.set_countdown(symbol, self._countdowns.get(symbol))
+
+    def end_countdowns(self) -> None:
+        """Withdraw the orders whose timers have run out; every request asks for it first."""
+        if self._countdowns:
+            self._end_countdowns(self.now_ms())
+
+    def _end_countdowns(self, at_ms: int) -> None:
+        due = [symbol for symbol, due_ms in self._countdowns.items() if due_ms <= at_ms]
+        for symbol in due:
+            self.cancel(self.store.open_orders(Product.USDM, symbol))
+            self.set_countdown(symbol, 0)
 
     def _trades_from_ms(self, now_ms: int) -> int:
         """Return from which open on an order of this moment may trade.

@@ -58,7 +58,7 @@ class Fault(StrEnum):
     DUPLICATE = "duplicate"
     REORDER = "reorder"
     PARTIAL_FILL = "partial_fill"
-    HIDDEN_ORDER = "hidden_order"
+    INVISIBLE_ORDER = "invisible_order"
     MAINTENANCE = "maintenance"
 
 
@@ -89,12 +89,15 @@ class Fate(NamedTuple):
         Of the answer that a server error or a page makes; 0 where the venue's own counts.
     late_ms
         How late the answer is, in venue time.
+    ordinal
+        How many requests of the route came before.
     """
 
     fault: Fault | None = None
     is_done: bool = True
     status: int = 0
     late_ms: int = 0
+    ordinal: int = 0
 
 
 def chance(seed: int, kind: str, route: str, ordinal: int) -> float:
@@ -150,8 +153,7 @@ class Faults:
         ordinal = self._next(route)
         fault = self._first(_OF_REQUESTS, getattr(self.settings, family), route, ordinal)
         if fault is None:
-            return Fate()
-        self.count(fault, family, route=route, ordinal=ordinal)
+            return Fate(ordinal=ordinal)
         seed = self.settings.seed
         size = chance(seed, f"{fault} size", route, ordinal)
         is_done = fault in (Fault.LOST_ANSWER, Fault.LATE_ANSWER)
@@ -163,7 +165,7 @@ class Faults:
             pages = PAGES_OF_THE_DOER if is_done else PAGES_OF_THE_DEAF
             statuses = SERVER_ERRORS if fault is Fault.SERVER_ERROR else pages
             status = statuses[int(size * len(statuses))]
-        return Fate(fault, is_done, status, late_ms)
+        return Fate(fault, is_done, status, late_ms, ordinal)
 
     def of_message(self, stream: str) -> Fault | None:
         """Return what strikes the next message of a stream, if anything does."""
@@ -185,7 +187,7 @@ class Faults:
         settings = self.settings
         if settings.closed_until(instant_of_ms(closes_at_ms - bar_ms)) is not None:
             return 0
-        if lots < 2 or order.time_in_force is TimeInForce.FOK:  # noqa: PLR2004 - no part of one
+        if lots < 2 or order.time_in_force is TimeInForce.FOK:
             return lots
         route = _name_of(order)
         if chance(settings.seed, Fault.PARTIAL_FILL, route, closes_at_ms) >= settings.partial_fill:
@@ -195,17 +197,17 @@ class Faults:
         self.count(Fault.PARTIAL_FILL, "fills", route=route, ordinal=closes_at_ms)
         return max(1, lots * percent // _PERCENT)
 
-    def is_hidden(self, order: PaperOrder, now_ms: int) -> bool:
+    def is_invisible(self, order: PaperOrder, now_ms: int) -> bool:
         """Tell whether an order cannot be queried yet."""
         settings, route = self.settings, _name_of(order)
-        if chance(settings.seed, Fault.HIDDEN_ORDER, route, 0) >= settings.hidden_order:
+        if chance(settings.seed, Fault.INVISIBLE_ORDER, route, 0) >= settings.invisible_order:
             return False
-        share = chance(settings.seed, "hidden_order size", route, 0)
-        hidden_ms = 1 + int(share * settings.hidden_seconds * _MS_PER_SECOND)
-        is_hidden = now_ms < order.created_at_ms + hidden_ms
-        if is_hidden:
-            self.count(Fault.HIDDEN_ORDER, Family.QUERIES, route=route, ordinal=0)
-        return is_hidden
+        share = chance(settings.seed, "invisible_order size", route, 0)
+        invisible_ms = 1 + int(share * settings.invisible_seconds * _MS_PER_SECOND)
+        is_invisible = now_ms < order.created_at_ms + invisible_ms
+        if is_invisible:
+            self.count(Fault.INVISIBLE_ORDER, Family.QUERIES, route=route, ordinal=0)
+        return is_invisible
 
     def count(self, fault: Fault, family: str, **where: str | int) -> None:
         """Count and log a fault that strikes."""

@@ -12,8 +12,8 @@ Owns
 Serves
     The REST and websockets of Binance spot (`/api`, `/ws`, `/stream`, `/ws-api`) and USD-M
     (`/fapi`, `/market`, `/public`, `/private`) as far as ccxt and ccxt.pro need them for bars,
-    orders, balances and positions; `POST /paper/advance` (bearer token), `/health`, `/ready`,
-    `/status`, `/metrics`.
+    orders, balances and positions; `POST /paper/advance`, `GET` and `PUT /paper/faults` (bearer
+    token), `/health`, `/ready`, `/status`, `/metrics`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from aiohttp import web
 from services.paper_exchange.api import answer_in_json, build_routes
 from services.paper_exchange.authentication import Credentials
 from services.paper_exchange.exchange import PaperExchange
+from services.paper_exchange.faults import Faults
 from services.paper_exchange.matching import Product
 from services.paper_exchange.settings import (
     Settings,
@@ -66,9 +67,11 @@ def create_app(settings: Settings) -> web.Application:
     store = Store(settings.store_file, fresh, source.identity)
     credentials = Credentials(settings.venue_api_key, settings.venue_api_secret)
     listen_keys = {product: credentials.listen_key(product) for product in Product}
-    hub = Hub()
+    names = {key: f"account {product}" for product, key in listen_keys.items()}
+    faults = Faults(settings.faults, names)
+    hub = Hub(faults.of_message)
     try:
-        exchange = PaperExchange(source, settings.execution, store, hub, listen_keys)
+        exchange = PaperExchange(source, settings.execution, store, hub, listen_keys, faults)
     except MntError:
         store.close()
         raise

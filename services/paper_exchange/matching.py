@@ -11,7 +11,7 @@ that only touched the price may have left others in front of it in the queue.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -166,6 +166,14 @@ class NetPosition:
 
 FLAT = NetPosition()
 
+Share = Callable[[PaperOrder, int, int], int]
+"""How many of the lots that the bar of a close would fill of an order it does fill."""
+
+
+def all_of_it(order: PaperOrder, closes_at_ms: int, lots: int) -> int:
+    """Return the lots: a bar fills what it would fill."""
+    return lots
+
 
 def trade_position(
     position: NetPosition, side: Side, lots: int, price_ticks: int, instrument: Instrument
@@ -242,6 +250,7 @@ def match_closes(
     *,
     funded_to_ms: int = 0,
     quote_e8: int = 0,
+    share: Share = all_of_it,
 ) -> Matching:
     """Trade the open orders of a product through some closes.
 
@@ -261,6 +270,8 @@ def match_closes(
         The close before the first one.
     quote_e8
         Spot balance in the quote.
+    share
+        What a bar does fill of what it would fill.
 
     Notes
     -----
@@ -278,7 +289,7 @@ def match_closes(
             after
             for order in working
             if (
-                after := _match(order, closes_at_ms, matching, listings[order.symbol], terms)
+                after := _match(order, closes_at_ms, matching, listings[order.symbol], terms, share)
             ).is_open
         ]
         if is_funded:
@@ -307,7 +318,12 @@ def _charge_funding(
 
 
 def _match(
-    order: PaperOrder, closes_at_ms: int, matching: Matching, listing: Listing, terms: FillTerms
+    order: PaperOrder,
+    closes_at_ms: int,
+    matching: Matching,
+    listing: Listing,
+    terms: FillTerms,
+    share: Share,
 ) -> PaperOrder:
     """Let one bar act on one order."""
     bar = listing.bar_at(closes_at_ms)
@@ -324,6 +340,14 @@ def _match(
         filled = _within_balance(filled, matching.quote_e8, listing.instrument, terms)
         if filled is None:
             return _expire(order, bar, matching)
+    if filled is not None:
+        lots, price_ticks = filled.execution.lots, filled.execution.price_ticks
+        shared_lots = share(order, closes_at_ms, lots)
+        if shared_lots == 0:  # the venue trades nothing at present
+            return order
+        if shared_lots < lots:
+            execution = _priced(shared_lots, price_ticks, listing.instrument, terms)
+            filled = filled._replace(execution=execution)
     if order.time_in_force is TimeInForce.FOK and (
         filled is None or filled.execution.lots < order.quantity_lots
     ):

@@ -223,6 +223,15 @@ def read_usdm_order(parameters: dict[str, str], market: Market) -> OrderRequest:
     )
 
 
+def below_notional(instrument: Instrument) -> RefusalError:
+    """Return the refusal of a USD-M order that is smaller than its symbol allows."""
+    smallest = Decimal(instrument.min_notional_e8).scaleb(-NOTIONAL_DECIMALS).normalize()
+    return RefusalError(
+        -4164,
+        f"Order's notional must be no smaller than {smallest:f} (unless you choose reduce only).",
+    )
+
+
 def check_usdm_order(request: OrderRequest, market_at_ms: int, position: NetPosition) -> None:
     """Refuse a USD-M order that the market or the position does not allow.
 
@@ -251,12 +260,7 @@ def check_usdm_order(request: OrderRequest, market_at_ms: int, position: NetPosi
         return
     instrument, price_ticks = listing.instrument, request.price_ticks or last_ticks
     if instrument.notional_e8(price_ticks, lots) < instrument.min_notional_e8:
-        smallest = Decimal(instrument.min_notional_e8).scaleb(-NOTIONAL_DECIMALS).normalize()
-        raise RefusalError(
-            -4164,
-            f"Order's notional must be no smaller than {smallest:f} "
-            "(unless you choose reduce only).",
-        )
+        raise below_notional(instrument)
     after_lots = abs(position.lots + request.side.sign * lots)
     if instrument.notional_e8(price_ticks, max(lots, after_lots)) > MAX_POSITION_E8:
         raise RefusalError(-2027, "Exceeded the maximum allowable position at current leverage.")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from services.paper_exchange import charts, payloads, spot_payloads
+from services.paper_exchange import charts, limits, payloads, spot_payloads
 from services.paper_exchange.exchange import PaperExchange
 from services.paper_exchange.market import Listing
+from services.paper_exchange.matching import Product
 from services.paper_exchange.order_entry import listing_of
 from services.paper_exchange.parameters import Parameters, integer, limit_of
 from services.paper_exchange.payloads import Payload
@@ -30,20 +31,30 @@ class PublicData:
         self._exchange = exchange
 
     def time(self) -> Payload:
-        """Return venue time."""
-        return {"serverTime": self._exchange.now_ms()}
+        """Return the time that the venue shows."""
+        return {"serverTime": self._exchange.shown_ms()}
+
+    def system_status(self) -> Payload:
+        """Tell whether the venue is closed for maintenance; it says so even then."""
+        if self._exchange.closed_until() is None:
+            return {"status": 0, "msg": "normal"}
+        return {"status": 1, "msg": "system_maintenance"}
 
     def usdm_exchange_info(self) -> Payload:
         """Return everything that is listed, as perpetuals."""
         exchange = self._exchange
         self._refuse_unlisted()
-        return payloads.exchange_info(exchange.market, exchange.source.name, exchange.now_ms())
+        info = payloads.exchange_info(exchange.market, exchange.source.name, exchange.shown_ms())
+        return {**info, "rateLimits": limits.listed(Product.USDM, exchange.faults.settings)}
 
     def spot_exchange_info(self) -> Payload:
         """Return everything that is listed, as spot."""
         exchange = self._exchange
         self._refuse_unlisted()
-        return spot_payloads.exchange_info(exchange.market, exchange.source.name, exchange.now_ms())
+        info = spot_payloads.exchange_info(
+            exchange.market, exchange.source.name, exchange.shown_ms()
+        )
+        return {**info, "rateLimits": limits.listed(Product.SPOT, exchange.faults.settings)}
 
     async def klines(self, parameters: Parameters, max_limit: int) -> list[charts.KlineRow]:
         """Return bars of a symbol, ascending; the one that forms comes last."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from shared.errors import PermanentError
 
 
@@ -16,13 +18,18 @@ class RefusalError(PermanentError):
         The fact, as Binance words it.
     status
         HTTP status of the answer.
+    retry_after_seconds
+        When to come back, where the venue says so.
     """
 
-    def __init__(self, code: int, message: str, status: int = 400) -> None:
+    def __init__(
+        self, code: int, message: str, status: int = 400, retry_after_seconds: int | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.status = status
+        self.retry_after_seconds = retry_after_seconds
 
 
 def missing(name: str) -> RefusalError:
@@ -43,4 +50,13 @@ def out_of_order(why: str) -> RefusalError:
     """Return the answer of a venue that has lost the exchange behind it."""
     return RefusalError(
         -1001, f"Internal error; the exchange behind this venue does not answer: {why}", 503
+    )
+
+
+def closed_for_maintenance(reopens_at: datetime) -> RefusalError:
+    """Return the answer of a venue that is closed for a while."""
+    return RefusalError(
+        -1001,
+        f"Service Unavailable: closed for maintenance until {reopens_at.isoformat()}.",
+        503,
     )

@@ -79,6 +79,10 @@ CREATE TABLE IF NOT EXISTS funding (
     paid_e8 INTEGER NOT NULL,
     at_ms INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS countdowns (
+    symbol TEXT PRIMARY KEY,
+    due_ms INTEGER NOT NULL
+) STRICT;
 """
 
 MOVE_MARKET = (

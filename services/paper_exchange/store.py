@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from services.paper_exchange.matching import (
     FundingPayment,
@@ -93,7 +93,7 @@ class Store:
     Parameters
     ----------
     file
-        The database; made with its folder when absent.
+        The database, made with its folder when absent; `None` keeps it in memory.
     fresh
         The state a new store begins with, or one without orders for another market.
     identity
@@ -106,20 +106,14 @@ class Store:
         orders of another market.
     """
 
-    def __init__(self, file: Path, fresh: VenueState, identity: str = "") -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = file.with_suffix(".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise SettingsError(
-                f"{file} belongs to a running paper venue: stop that one or set another MNT_HOME"
-            ) from error
+    def __init__(self, file: Path | None, fresh: VenueState, identity: str = "") -> None:
+        self._lock = None if file is None else _lock_of(file)
         self._committing: asyncio.Future[None] | None = None
         self._to_tell: list[Callable[[], None]] = []
         # Nothing is begun behind our back: every change goes through `_change`.
-        self._connection = sqlite3.connect(file, isolation_level=None)
+        self._connection = sqlite3.connect(
+            ":memory:" if file is None else file, isolation_level=None
+        )
         try:
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
@@ -136,7 +130,8 @@ class Store:
     def close(self) -> None:
         """Close the file and let others have it."""
         self._connection.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def after_commit(self, tell: Callable[[], None]) -> None:
         """Call back once every change made so far is on disk; never, if they are undone."""
@@ -222,6 +217,7 @@ class Store:
         if row is None:
             with self._change() as connection:
                 connection.execute("DELETE FROM listings")
+                connection.execute("DELETE FROM countdowns")
                 connection.execute(
                     "INSERT OR REPLACE INTO venue VALUES (1, ?, ?, ?, ?, ?)", (*fresh, identity)
                 )
@@ -390,6 +386,20 @@ class Store:
             ]
         return [_order(row) for row in rows]
 
+    def countdowns(self) -> dict[str, int]:
+        """Return when the open USD-M orders of a symbol will be withdrawn, by symbol."""
+        return dict(self._connection.execute("SELECT symbol, due_ms FROM countdowns"))
+
+    def set_countdown(self, symbol: str, due_ms: int | None) -> None:
+        """Record when the open USD-M orders of a symbol will be withdrawn; `None` for never."""
+        with self._change() as connection:
+            if due_ms is None:
+                connection.execute("DELETE FROM countdowns WHERE symbol = ?", (symbol,))
+            else:
+                connection.execute(
+                    "INSERT OR REPLACE INTO countdowns VALUES (?, ?)", (symbol, due_ms)
+                )
+
     def trades(
         self,
         product: Product,
@@ -498,6 +508,20 @@ class Store:
             "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM trades)"
         ).fetchone()
         return {"orders": row[0], "trades": row[1]}
+
+
+def _lock_of(file: Path) -> TextIO:
+    """Return the lock of a store that is to be this process's alone; make its folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = file.with_suffix(".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise SettingsError(
+            f"{file} belongs to a running paper venue: stop that one or set another MNT_HOME"
+        ) from error
+    return lock
 
 
 def _units(instrument: Instrument) -> tuple[str, int, int]:

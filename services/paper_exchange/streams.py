@@ -17,9 +17,13 @@ import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from services.paper_exchange import metrics
+from services.paper_exchange.faults import Fault
 
 QUEUE_MESSAGES = 10_000
 """Messages that wait for a reader before it is cut off: the closes of hundreds of symbols."""
+
+HELD_SECONDS = 1.0
+"""How long a message waits for the next one, to come after it."""
 
 HEARTBEAT_SECONDS = 30.0
 MAX_MESSAGE_BYTES = 262_144
@@ -36,7 +40,47 @@ class Envelope(Enum):
     API = "api"
 
 
-class Connection:
+class Listener:
+    """Who hears streams.
+
+    Parameters
+    ----------
+    envelope
+        How its events are wrapped.
+    """
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self.streams: dict[str, None] = {}
+        self._held: str | None = None
+
+    def send(self, text: str) -> None:
+        """Give it a message, and after it the one that was held back for it."""
+        self._deliver(text)
+        self.release()
+
+    def hold(self, text: str) -> None:
+        """Keep a message back until the next one has gone; of two, only the first."""
+        if self._held is None:
+            self._held = text
+        else:
+            self.send(text)
+
+    def release(self) -> None:
+        """Give it the message that is held back, if any: nothing else has come."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._deliver(held)
+
+    def cut(self) -> None:
+        """End it without a word."""
+        raise NotImplementedError
+
+    def _deliver(self, text: str) -> None:
+        raise NotImplementedError
+
+
+class Connection(Listener):
     """One websocket and what waits to be written to it.
 
     Parameters
@@ -50,13 +94,21 @@ class Connection:
     def __init__(
         self, socket: web.WebSocketResponse, transport: asyncio.Transport, envelope: Envelope
     ) -> None:
+        super().__init__(envelope)
         self._socket = socket
         self._transport = transport
         self._waiting: asyncio.Queue[str] = asyncio.Queue(QUEUE_MESSAGES)
-        self.envelope = envelope
-        self.streams: dict[str, None] = {}
 
-    def send(self, text: str) -> None:
+    def hold(self, text: str) -> None:
+        """Keep a message back until the next one has gone, or for a moment."""
+        super().hold(text)
+        asyncio.get_running_loop().call_later(HELD_SECONDS, self.release)
+
+    def cut(self) -> None:
+        """End the connection without a word."""
+        self._transport.abort()
+
+    def _deliver(self, text: str) -> None:
         """Queue a message; a connection whose queue is full is cut off."""
         try:
             self._waiting.put_nowait(text)
@@ -64,7 +116,7 @@ class Connection:
             if not self._transport.is_closing():
                 metrics.SLOW_READERS.inc()
                 logger.warning("slow reader cut off", waiting=self._waiting.qsize())
-                self._transport.abort()
+                self.cut()
 
     def answer(self, document: dict[str, Any]) -> None:
         """Queue an answer to a request."""
@@ -81,11 +133,22 @@ class Connection:
         await self._socket.close(code=WSCloseCode.GOING_AWAY)
 
 
-class Hub:
-    """Every connection and its streams."""
+def _nothing(_: str) -> Fault | None:
+    return None
 
-    def __init__(self) -> None:
-        self._listeners: dict[str, dict[Connection, None]] = {}
+
+class Hub:
+    """Everyone who listens, and to which streams.
+
+    Parameters
+    ----------
+    strikes
+        What strikes the next message of a stream.
+    """
+
+    def __init__(self, strikes: Callable[[str], Fault | None] = _nothing) -> None:
+        self._strikes = strikes
+        self._listeners: dict[str, dict[Listener, None]] = {}
         self._connections: dict[Connection, None] = {}
 
     @property
@@ -102,13 +165,13 @@ class Hub:
         """Tell whether anybody listens to a stream."""
         return stream in self._listeners
 
-    def subscribe(self, connection: Connection, streams: Iterable[str]) -> None:
+    def subscribe(self, connection: Listener, streams: Iterable[str]) -> None:
         """Let a connection hear some streams."""
         for stream in streams:
             connection.streams[stream] = None
             self._listeners.setdefault(stream, {})[connection] = None
 
-    def unsubscribe(self, connection: Connection, streams: Iterable[str]) -> None:
+    def unsubscribe(self, connection: Listener, streams: Iterable[str]) -> None:
         """Let a connection no longer hear some streams."""
         for stream in streams:
             connection.streams.pop(stream, None)
@@ -123,9 +186,18 @@ class Hub:
         if not listeners:
             return
         metrics.STREAM_MESSAGES.inc(len(listeners))
+        fault = self._strikes(stream)
         wrapped = _wrapped(stream, event)
         for connection in list(listeners):
-            connection.send(wrapped[connection.envelope])
+            text = wrapped[connection.envelope]
+            if fault is Fault.DISCONNECT:
+                connection.cut()
+            elif fault is Fault.REORDER:
+                connection.hold(text)
+            else:
+                connection.send(text)
+                if fault is Fault.DUPLICATE:
+                    connection.send(text)
 
     def send_to(self, connection: Connection, stream: str, event: Any) -> None:
         """Queue an event for one connection alone."""

@@ -49,7 +49,7 @@ class UsdmDesk(Desk):
     def fetch_open_order(self, parameters: Parameters) -> Payload:
         """Return an order if it may still trade."""
         listing, found = self._find(parameters)
-        if found is None or not found.is_open:
+        if found is None or not found.is_open or self._exchange.is_invisible(found):
             raise RefusalError(-2013, "Order does not exist.")
         return payloads.order(found, listing)
 
@@ -59,6 +59,15 @@ class UsdmDesk(Desk):
         found = self._exchange.store.open_orders(self.product, listing.venue_symbol)
         self._exchange.cancel(found)
         return {"code": 200, "msg": "The operation of cancel all open order is done."}
+
+    def countdown_cancel_all(self, parameters: Parameters) -> Payload:
+        """Set the timer that withdraws every open order of a symbol; 0 stops it."""
+        listing = listing_of(parameters, self._exchange.market)
+        countdown_ms = integer(parameters, "countdownTime")
+        if countdown_ms is None:
+            raise missing("countdownTime")
+        self._exchange.set_countdown(listing.venue_symbol, countdown_ms)
+        return {"symbol": listing.venue_symbol, "countdownTime": str(countdown_ms)}
 
     # --- the account ----------------------------------------------------------------------
 

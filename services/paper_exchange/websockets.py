@@ -16,8 +16,9 @@ from aiohttp import web
 
 from services.paper_exchange.authentication import Credentials, check_key, check_signature
 from services.paper_exchange.exchange import PaperExchange
+from services.paper_exchange.faults import Fault
 from services.paper_exchange.matching import Product
-from services.paper_exchange.refusals import RefusalError
+from services.paper_exchange.refusals import RefusalError, closed_for_maintenance
 from services.paper_exchange.streams import MAX_STREAMS, Connection, Envelope, Hub
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,6 +42,7 @@ def build_websockets(
 
     def serve(envelope: Envelope) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
+            _refuse_during_maintenance(exchange)
             control = _Control(exchange, hub)
             return await hub.serve(
                 request, envelope, lambda each: control.join(each, _named(request)), control.hear
@@ -49,6 +51,7 @@ def build_websockets(
         return handle
 
     async def api(request: web.Request) -> web.StreamResponse:
+        _refuse_during_maintenance(exchange)
         control = _Api(exchange, hub, credentials)
         return await hub.serve(request, Envelope.API, lambda _: None, control.hear)
 
@@ -58,6 +61,13 @@ def build_websockets(
         *(web.get(f"{path}/{{streams:.*}}", serve(Envelope.RAW)) for path in _RAW),
         *(web.get(path, serve(Envelope.COMBINED)) for path in _COMBINED),
     ]
+
+
+def _refuse_during_maintenance(exchange: PaperExchange) -> None:
+    reopens_at = exchange.closed_until()
+    if reopens_at is not None:
+        exchange.faults.count(Fault.MAINTENANCE, "streams", route="websocket")
+        raise closed_for_maintenance(reopens_at)
 
 
 def _named(request: web.Request) -> list[str]:
@@ -144,7 +154,7 @@ class _Api:
         if method == "ping":
             return {}
         if method == "time":
-            return {"serverTime": self._exchange.now_ms()}
+            return {"serverTime": self._exchange.shown_ms()}
         if method == "userDataStream.subscribe.signature":
             self._authenticate(request.get("params"))
             self._hub.subscribe(connection, [stream])
@@ -163,7 +173,7 @@ class _Api:
         text = "&".join(f"{name}={value}" for name, value in signed)
         exchange = self._exchange
         check_signature(
-            text, parameters, self._credentials, exchange.now_ms(), exchange.client_ms()
+            text, parameters, self._credentials, exchange.shown_ms(), exchange.client_ms()
         )
 
 

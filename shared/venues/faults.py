@@ -119,7 +119,7 @@ class FaultSettings(BaseModel, frozen=True, extra="forbid"):
         How long an injected ban holds, in venue time.
     partial_fill
         Probability that a bar fills but 1 to 99 % of what it would fill of an order.
-    hidden_order, hidden_seconds
+    invisible_order, invisible_seconds
         Probability that an order cannot be queried at first, and for how long at most, in
         venue time. It trades and can be withdrawn all the while.
     clock_skew_ms
@@ -142,8 +142,8 @@ class FaultSettings(BaseModel, frozen=True, extra="forbid"):
     late_seconds: float = Field(MAX_LATE_SECONDS, gt=0, le=MAX_LATE_SECONDS)
     ban_seconds: int = Field(120, ge=1, le=3 * 86_400)
     partial_fill: Probability = 0.0
-    hidden_order: Probability = 0.0
-    hidden_seconds: float = Field(2.0, gt=0, le=60)
+    invisible_order: Probability = 0.0
+    invisible_seconds: float = Field(2.0, gt=0, le=60)
     clock_skew_ms: int = Field(0, ge=-3_600_000, le=3_600_000)
     enforce_limits: bool = False
     usdm_weight_per_minute: int = Field(2_400, ge=1)
