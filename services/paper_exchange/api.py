@@ -26,6 +26,7 @@ from shared.clock import monotonic_seconds
 from shared.venues.faults import FaultSettings
 
 MAX_INSTANT_MS = 10**14
+WAIT_STEP_SECONDS = 0.1
 NEVER_SENT = 499
 """Status under which an answer is counted that a fault has kept from its client."""
 
@@ -76,7 +77,7 @@ def _through(gate: Gate, endpoint: Endpoint, exchange: PaperExchange) -> Handler
         await exchange.committed()
         if answer.late_ms:
             # Venue time goes by as fast as the market does.
-            await asyncio.sleep(answer.late_ms / 1000 / (exchange.source.speed or 1.0))
+            await _wait(request, answer.late_ms / 1000 / (exchange.source.speed or 1.0))
         if not answer.is_lost:
             return web.Response(
                 body=answer.body,
@@ -89,6 +90,13 @@ def _through(gate: Gate, endpoint: Endpoint, exchange: PaperExchange) -> Handler
         return web.Response(status=NEVER_SENT)
 
     return handle
+
+
+async def _wait(request: web.Request, seconds: float) -> None:
+    """Let time go by while the client waits too: nobody is waited for who has gone."""
+    until = monotonic_seconds() + seconds
+    while request.transport is not None and (left := until - monotonic_seconds()) > 0:
+        await asyncio.sleep(min(left, WAIT_STEP_SECONDS))
 
 
 def _shown(show: Callable[[], Any]) -> Handler:
