@@ -94,9 +94,11 @@ def _through(gate: Gate, endpoint: Endpoint, exchange: PaperExchange) -> Handler
 
 async def _wait(request: web.Request, seconds: float) -> None:
     """Let time go by while the client waits too: nobody is waited for who has gone."""
-    until = monotonic_seconds() + seconds
-    while request.transport is not None and (left := until - monotonic_seconds()) > 0:
-        await asyncio.sleep(min(left, WAIT_STEP_SECONDS))
+    n_steps = max(1, round(seconds / WAIT_STEP_SECONDS))
+    for _ in range(n_steps):
+        if request.transport is None:
+            return
+        await asyncio.sleep(seconds / n_steps)
 
 
 def _shown(show: Callable[[], Any]) -> Handler:
