@@ -441,6 +441,14 @@ def test_the_timer_withdraws_every_open_order_of_its_symbol_when_it_has_run_out(
         assert status_of(venue, "three") == "NEW"  # it ran out once
 
 
+def test_a_request_finds_what_a_timer_has_withdrawn_meanwhile() -> None:
+    with venue_with() as venue:
+        rest(venue, "one")
+        countdown(venue, 5_000)
+        venue.exchange.set_clock(venue.now_ms + 5_000)
+        assert status_of(venue, "one") == "CANCELED"
+
+
 def test_a_timer_is_set_again_or_stopped() -> None:
     with venue_with() as venue:
         rest(venue, "one")

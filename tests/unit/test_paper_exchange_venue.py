@@ -33,6 +33,7 @@ from shared.book.instrument import Instrument
 from shared.book.orders import Side
 from shared.clock import instant_of_ms
 from shared.errors import SettingsError
+from shared.venues.faults import FaultSettings
 
 BAR_MS = 300_000
 T0 = 1_704_067_200_000
@@ -255,6 +256,8 @@ def test_a_client_may_sign_by_its_own_clock_where_the_venues_runs_away_from_it(
     monkeypatch.setattr("services.paper_exchange.exchange.utc_now", lambda: now[0])
     venue = venues.open(paced())
     assert venue.client_ms() == T0 + 10**10
+    venue.faults.change(FaultSettings(clock_skew_ms=7_000))
+    assert venue.client_ms() == T0 + 10**10 + 7_000
     # Near the time outside there is one clock alone: a request is fresh by one or by none.
     now[0] = near
     assert venue.client_ms() is None
