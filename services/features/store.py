@@ -151,7 +151,7 @@ async def find_features(
     """Return the features of a pair with their names, newest first."""
     rows = await connection.execute(
         select(features, feature_sets.c.names)
-        .join(feature_sets)
+        .join(feature_sets, feature_sets.c.feature_set == features.c.feature_set)
         .where(features.c.y == pair[0], features.c.x == pair[1])
         .where(*within(features.c.closes_at, since, until))
         .order_by(features.c.closes_at.desc())

@@ -621,30 +621,38 @@ def _charge_funding(
             lots = positions.lots[position, leg]
             if lots != 0:
                 symbol = market.legs[positions.pair[position], leg]
-                net_lots, gross_lots = _held_lots(symbol, market, account, positions)
+                net_lots, gross_lots, borne_lots = _held_lots(
+                    position, symbol, market, account, positions
+                )
                 ticks = account.marks_ticks[symbol]
                 notional_e8 = ticks * abs(net_lots) * market.notional_step[symbol]
                 carried_e8 = instants * charge(notional_e8, terms.funding_ppm)
                 if net_lots < 0:
                     carried_e8 += instants * charge(notional_e8, terms.borrow_ppm)
-                cost_e8 += share_below(carried_e8, abs(lots), gross_lots)
+                cost_e8 += share_below(carried_e8, borne_lots + abs(lots), gross_lots)
+                cost_e8 -= share_below(carried_e8, borne_lots, gross_lots)
         positions.funding_e8[position] += cost_e8
         _pay(position, cost_e8, account, positions)
 
 
 @compiled
 def _held_lots(
-    symbol: int, market: Market, account: Account, positions: Positions
-) -> tuple[int, int]:
-    """Return what all positions hold of a symbol, net and gross."""
-    net_lots, gross_lots = 0, 0
+    asking: int, symbol: int, market: Market, account: Account, positions: Positions
+) -> tuple[int, int, int]:
+    """Return what all positions hold of a symbol, net and gross, and older ones than one gross."""
+    net_lots, gross_lots, older_lots = 0, 0, 0
+    asking_ms, asking_pair = positions.opened_at_ms[asking], positions.pair[asking]
     for n in range(account.counts[N_LIVE]):
         position = account.live[n]
+        opened_ms, pair = positions.opened_at_ms[position], positions.pair[position]
+        is_older = opened_ms < asking_ms or (opened_ms == asking_ms and pair < asking_pair)
         for leg in LEGS:
-            if market.legs[positions.pair[position], leg] == symbol:
+            if market.legs[pair, leg] == symbol:
                 net_lots += positions.lots[position, leg]
                 gross_lots += abs(positions.lots[position, leg])
-    return net_lots, gross_lots
+                if is_older:
+                    older_lots += abs(positions.lots[position, leg])
+    return net_lots, gross_lots, older_lots
 
 
 @compiled

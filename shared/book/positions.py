@@ -125,7 +125,8 @@ def charge_funding(
     """Return positions after `settlements` funding instants, each charged against us.
 
     A venue charges the net position of a symbol. The pairs that hold the symbol bear that in
-    proportion to their lots, whichever way they hold it; less than 1e-8 a leg is lost by it.
+    proportion to their lots, whichever way they hold it, the oldest first, so that the parts
+    add up to the whole.
 
     Parameters
     ----------
@@ -143,15 +144,19 @@ def charge_funding(
         for symbol, lots in (position.holding("y"), position.holding("x")):
             net_lots[symbol] = net_lots.get(symbol, 0) + lots
             gross_lots[symbol] = gross_lots.get(symbol, 0) + abs(lots)
+    borne_lots = dict.fromkeys(gross_lots, 0)
     charged = []
-    for position in positions:
+    for position in sorted(positions, key=lambda p: (p.opened_at_ms, p.symbol_y, p.symbol_x)):
         cost_e8 = 0
         for symbol, lots in (position.holding("y"), position.holding("x")):
             if lots:
-                net = net_lots[symbol]
+                net, gross = net_lots[symbol], gross_lots[symbol]
                 notional_e8 = instruments[symbol].notional_e8(marks_ticks[symbol], abs(net))
                 carried_e8 = settlements * carry_e8(net, notional_e8, terms)
-                cost_e8 += interpreted(share_below)(carried_e8, abs(lots), gross_lots[symbol])
+                before_e8 = interpreted(share_below)(carried_e8, borne_lots[symbol], gross)
+                borne_lots[symbol] += abs(lots)
+                cost_e8 += interpreted(share_below)(carried_e8, borne_lots[symbol], gross)
+                cost_e8 -= before_e8
         charged.append(
             replace(
                 position,

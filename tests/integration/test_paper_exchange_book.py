@@ -226,10 +226,10 @@ def test_wallet_and_cash_are_equal_at_every_close_and_when_all_is_closed(
     assert exchange.store.counts()["trades"] > 5 * exchange.store.counts()["orders"]
 
 
-def test_of_two_pairs_in_one_symbol_the_venue_charges_the_net_and_the_book_each_leg(
+def test_of_two_pairs_in_one_symbol_venue_and_book_charge_the_net(
     bars: Bars, exchange: PaperExchange
 ) -> None:
-    """A venue knows one net position; the book charges what it holds against it, leg by leg."""
+    """A venue knows one net position; the book shares out what it charges, to the last unit."""
     executor = Executor(exchange)
     first_ms, *closes = [int(close) for close in bars.between(START_MS, None).closes()]
     marks = marks_at(bars, first_ms)
@@ -251,11 +251,8 @@ def test_of_two_pairs_in_one_symbol_the_venue_charges_the_net_and_the_book_each_
     listing = exchange.market.listings[venue_id(shared)]
     ticks = listing.last_price_ticks(instant_ms)
     assert ticks is not None
-    leg_e8 = [
-        -(-listing.instrument.notional_e8(ticks, n * lots[shared]) * TERMS.funding_ppm // 10**6)
-        for n in (3, 1, 2)
-    ]
+    net_e8 = listing.instrument.notional_e8(ticks, 2 * lots[shared])
     paid = paid_funding(exchange)
-    assert paid[venue_id(shared)] == leg_e8[2]
+    assert paid[venue_id(shared)] == -(-net_e8 * TERMS.funding_ppm // 10**6)
     booked_e8 = sum(position.funding_e8 for position in executor.ledger.positions.values())
-    assert booked_e8 - sum(paid.values()) == leg_e8[0] + leg_e8[1] - leg_e8[2]
+    assert booked_e8 == sum(paid.values())
