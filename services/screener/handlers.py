@@ -55,7 +55,7 @@ class Screening:
                 closed.venue,
                 SCREEN_TIMEFRAME,
                 instant_of_ms(before_ms),
-                self._settings.screener.window_bars,
+                screener.window.history_bars,
             ):
                 screener.push(earlier)
         tradable = await store.tradable_symbols(unit.connection, closed.venue)
@@ -82,6 +82,7 @@ class Screening:
                 f"no {SCREEN_TIMEFRAME} bars of {venue} are recorded: wait for ingest, or publish "
                 f"some on bars.{SCREEN_TIMEFRAME}"
             )
+        screener = PairScreener(self._settings.screener, SCREEN_TIMEFRAME)
         window = [
             closed
             async for closed in store.window_before(
@@ -89,13 +90,12 @@ class Screening:
                 venue,
                 SCREEN_TIMEFRAME,
                 last + timedelta(milliseconds=1),
-                self._settings.screener.window_bars,
+                screener.window.history_bars,
             )
         ]
         tradable = await store.tradable_symbols(unit.connection, venue)
 
         def screen() -> ScreenedClose:
-            screener = PairScreener(self._settings.screener, SCREEN_TIMEFRAME)
             for closed in window[:-1]:
                 screener.push(closed)
             return screener.screen(window[-1], tradable)
