@@ -383,11 +383,12 @@ def _by_p_value(symbols: Sequence[str], y_index: Int1D, x_index: Int1D, p_value:
 def _better_directions(symbols: Sequence[str], tests: PairTests) -> list[int]:
     """Return one test of every accepted pair: that of the lower p-value, ties by name."""
     chosen: dict[tuple[int, int], int] = {}
-    for test in _by_p_value(symbols, tests.y_index, tests.x_index, tests.p_value).tolist():
-        y, x = int(tests.y_index[test]), int(tests.x_index[test])
-        # In this order the better direction comes first, and is accepted if either is.
-        if tests.accepted[test]:
-            chosen.setdefault((min(y, x), max(y, x)), test)
+    accepted = np.flatnonzero(tests.accepted)
+    y_index, x_index = tests.y_index[accepted], tests.x_index[accepted]
+    # In this order the better direction comes first, and is accepted if either is.
+    for n in _by_p_value(symbols, y_index, x_index, tests.p_value[accepted]).tolist():
+        y, x = int(y_index[n]), int(x_index[n])
+        chosen.setdefault((min(y, x), max(y, x)), int(accepted[n]))
     return list(chosen.values())
 
 
