@@ -83,24 +83,18 @@ class Screening:
                 f"some on bars.{SCREEN_TIMEFRAME}"
             )
         screener = PairScreener(self._settings.screener, SCREEN_TIMEFRAME)
-        window = [
+        async for closed in store.window_before(
+            unit.connection, venue, SCREEN_TIMEFRAME, last, screener.window.history_bars
+        ):
+            screener.push(closed)
+        newest = [
             closed
             async for closed in store.window_before(
-                unit.connection,
-                venue,
-                SCREEN_TIMEFRAME,
-                last + timedelta(milliseconds=1),
-                screener.window.history_bars,
+                unit.connection, venue, SCREEN_TIMEFRAME, last + timedelta(milliseconds=1), 1
             )
         ]
         tradable = await store.tradable_symbols(unit.connection, venue)
-
-        def screen() -> ScreenedClose:
-            for closed in window[:-1]:
-                screener.push(closed)
-            return screener.screen(window[-1], tradable)
-
-        return await asyncio.to_thread(screen)
+        return await asyncio.to_thread(screener.screen, newest[0], tradable)
 
     async def adopt_roster(self, roster: PairsScreened, unit: UnitOfWork) -> None:
         """Take a roster that somebody published by hand; the next screen goes on from it."""

@@ -16,12 +16,18 @@ from shared.events.ingest import Bar, BarsClosed
 from shared.events.screener import PairsScreened, RosterPair
 from shared.sleeves.pairs.screener import ScreenedClose
 
+CLOSES_A_FETCH = 100
+"""Closes of the window that are read from the database at a time."""
+
 
 async def window_before(
     connection: AsyncConnection, venue: str, timeframe: str, before: datetime, n_closes: int
 ) -> AsyncIterator[BarsClosed]:
-    """Yield the last closes of a venue before an instant, oldest first."""
-    rows = await connection.execute(
+    """Yield the last closes of a venue before an instant, oldest first.
+
+    They come a few at a time: a year of a thousand symbols would not fit into memory as rows.
+    """
+    rows = await connection.stream(
         text(
             """
             WITH instants AS (
@@ -41,8 +47,9 @@ async def window_before(
             """
         ),
         {"venue": venue, "timeframe": timeframe, "before": before, "n_closes": n_closes},
+        execution_options={"yield_per": CLOSES_A_FETCH},
     )
-    for row in rows:
+    async for row in rows:
         values = zip(row.symbols, row.open, row.high, row.low, row.close, row.volume, strict=True)
         yield BarsClosed(
             closes_at=row.closes_at,

@@ -18,7 +18,6 @@ from shared.errors import DataError
 from shared.quant.compiled import compiled
 from shared.quant.typing import Float1D
 
-
 N_SUMS = 16
 """Length of the array in which a kernel keeps its sums.
 

@@ -159,7 +159,7 @@ def test_seven_months_stream_as_they_batch_whatever_the_roster(data_folder: Path
     rng = np.random.default_rng(20)
     legs = [rng.choice(close.shape[1], 2, replace=False).tolist() for _ in range(10)]
     columns = {
-        (f"{n}", f"{y} {x}"): np.array([close[:, y], close[:, x], volume[:, y], volume[:, x]])
+        (f"{n}", f"{y} {x}"): (close[:, y], close[:, x], volume[:, y], volume[:, x])
         for n, (y, x) in enumerate(legs)
     }
     settings = FeatureSettings()
@@ -178,12 +178,14 @@ def test_seven_months_stream_as_they_batch_whatever_the_roster(data_folder: Path
             unknown = [pair for pair in sorted(kept) if pair in unknown or pair not in followed]
             followed = sorted(kept)
             n_changes += 1
+        history = slice(max(0, t - warmup_bars(settings)), t)
         for pair in unknown:
-            streams.learn(pair, *columns[pair][:, max(0, t - warmup_bars(settings)) : t])
-        bar = np.array([columns[pair][:, t] for pair in followed]).reshape(-1, 4).T
-        rows = streams.update(followed, *np.ascontiguousarray(bar))
+            streams.learn(pair, *part(columns[pair], history))
+        bar = [[values[t] for values in columns[pair]] for pair in followed]
+        close_y, close_x, volume_y, volume_x = np.array(bar).reshape(-1, 4).T.copy()
+        rows = streams.update(followed, close_y, close_x, volume_y, volume_x)
         expected = np.array([batch[pair][t] for pair in followed]).reshape(rows.shape)
         assert rows.tobytes() == expected.tobytes(), t
-        n_rows += np.count_nonzero(~np.isnan(rows[:, 0]))
+        n_rows += int(np.count_nonzero(~np.isnan(rows[:, 0])))
     assert (n_restarts, n_changes) > (30, 100)
     assert n_rows > 4 * n_bars
