@@ -67,7 +67,7 @@ def window_ols(y: Float1D, x: Float1D, sums: Float1D) -> tuple[float, float]:
 @compiled
 def _sum_of_parts(sums: Float1D, first: int, rest: float) -> float:
     s = sums[first : first + 8]
-    return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7])) + rest
+    return float(((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7])) + rest)
 
 
 @compiled
