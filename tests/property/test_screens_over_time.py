@@ -152,6 +152,27 @@ def test_a_bar_that_comes_late_changes_what_follows_and_nothing_else(
             assert "B" not in again.excluded
 
 
+@pytest.mark.parametrize("hour", [250, 264, 266])
+def test_a_bar_told_again_otherwise_changes_what_is_carried_on(
+    unbroken: list[ScreenedClose], hour: int
+) -> None:
+    screener = begun(FIRST)
+    for closed, expected in zip(MARKET[FIRST:272], unbroken[: 272 - FIRST], strict=True):
+        if closed.closes_at_ms == MIDNIGHT_MS + hour * HOUR_MS:
+            first, *others = closed.bars
+            wrong = first.model_copy(update={"close": first.close * 1.2, "high": first.close * 1.2})
+            screener.screen(closed.model_copy(update={"bars": (wrong, *others)}), SYMBOLS)
+            # No new screen, but what was made from the wrong bar must not be carried on.
+            screener.screen(closed, SYMBOLS)
+            continue
+        screened = screener.screen(closed, SYMBOLS)
+        assert screened.screen is not None
+        assert expected.screen is not None
+        for field in ("statistic", "q_value"):
+            found, wanted = (getattr(s.tests, field) for s in (screened.screen, expected.screen))
+            assert found.tobytes() == wanted.tobytes(), (closed.closes_at, field)
+
+
 def test_what_is_carried_on_equals_what_is_made_anew() -> None:
     screener = begun(FIRST, "benjamini_hochberg")
     for closed in MARKET[FIRST:]:
