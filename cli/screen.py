@@ -40,7 +40,7 @@ def screen(
     tradable = frozenset(trade.accepted.symbols if trade else accepted.symbols)
     n_screens = strategy.screener.enter_after_screens
     screener = PairScreener(strategy.screener, timeframe)
-    for closes_at_ms in closes[-(strategy.screener.window_bars + n_screens) : -n_screens]:
+    for closes_at_ms in closes[-(screener.window.history_bars + n_screens) : -n_screens]:
         screener.push(bars_closed(accepted.at(closes_at_ms)))
     screened = None
     for closes_at_ms in closes[-n_screens:]:
@@ -80,7 +80,7 @@ def write_tests(screen: Screen, path: Path) -> None:
             "lag": np.asarray(tests.lag, dtype=np.int64),
             "hedge_ratio": tests.hedge_ratio,
             "intercept": tests.intercept,
-            "n_bars": np.full(len(tests.p_value), tests.n_bars, dtype=np.int64),
+            "n_bars": tests.n_bars,
             "q_value": tests.q_value,
             "accepted": tests.accepted,
         }
@@ -111,4 +111,5 @@ def summary(screened: ScreenedClose) -> dict[str, object]:
         "summary": event.summary,
         "pairs": orjson.loads(event.model_dump_json())["pairs"],
         "excluded": screened.excluded,
+        "symbols_by_bars": {str(n): count for n, count in screened.symbols_by_bars.items()},
     }

@@ -11,7 +11,7 @@ from shared.sleeves.pairs.features import FeatureSettings, FeatureStreams, warmu
 
 N_PAIRS = 1_000
 _N_SYMBOLS = 40
-_N_CLOSES = 10
+_N_CLOSES = 100
 _REFERENCE_PAIRS = 10
 
 

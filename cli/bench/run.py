@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cli.bench import backtests, bar_to_order, features, lockstep, screens
+from cli.bench import backtests, bar_to_order, features, lockstep, memory, screens
 from cli.bench.figure import Figure
 from shared.errors import SettingsError
 
@@ -21,6 +21,8 @@ def benchmarks(data_folder: Path) -> dict[str, Callable[[], Figure | tuple[Figur
         With the recorded market data; a benchmark that needs absent files says so.
     """
     return {
+        # First: a process inherits the largest memory of the one that starts it.
+        "screen_memory": memory.screen_memory,
         "screen_1000": lambda: screens.all_pairs(1_000),
         "screen_8760": lambda: screens.all_pairs(8_760),
         "stream_moments": screens.stream_moments,

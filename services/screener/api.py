@@ -14,7 +14,7 @@ from shared.access.guard import CONTROL, READ
 from shared.database.engine import snapshot
 from shared.events.screener import RosterPair
 from shared.rest import Limit, refusals
-from shared.service import ServedBy
+from shared.service import ServedBy, Status
 from shared.settings import Settings
 from shared.sleeves.pairs.screening import PairStatistics
 from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME
@@ -29,6 +29,9 @@ class ScreenFacts(BaseModel):
         Tests the method accepted, before every filter.
     excluded
         Symbols that were not tested, each with the reason.
+    symbols_by_bars
+        How many symbols were tested on how many bars; a pair is tested on those of the leg
+        that has fewer.
     """
 
     closes_at: datetime
@@ -40,6 +43,13 @@ class ScreenFacts(BaseModel):
     n_accepted: int
     summary: str
     excluded: dict[str, str]
+    symbols_by_bars: dict[int, int]
+
+
+class ScreenerStatus(Status):
+    """How far the screener is, and what its last screen tested; `None` before the first."""
+
+    last_screen: ScreenFacts | None
 
 
 class Roster(ScreenFacts):
@@ -137,10 +147,24 @@ def screener_routes(settings: Settings, screening: Screening) -> APIRouter:
         return Rehearsal(
             **rehearsed.event.model_dump(exclude={"pairs", "version"}),
             excluded=rehearsed.excluded,
+            symbols_by_bars=rehearsed.symbols_by_bars,
             candidates=[] if found is None else list(found.candidates),
             refused=[]
             if found is None
             else [RefusedPair(y=y, x=x, reason=reason) for y, x, reason in found.refused],
         )
+
+    @router.get(
+        "/status",
+        dependencies=[READ],
+        summary="Lag, last close, state, and what the last screen tested",
+    )
+    async def status(runtime: ServedBy) -> ScreenerStatus:
+        """Answer like every service, with the facts of the last screen beside it."""
+        async with snapshot(runtime.engine) as connection:
+            screen = await store.find_screen(connection, SCREEN_TIMEFRAME, None)
+        common = await runtime.status()
+        facts = None if screen is None else ScreenFacts.model_validate(dict(screen._mapping))
+        return ScreenerStatus(**common.model_dump(), last_screen=facts)
 
     return router

@@ -55,7 +55,7 @@ class Screening:
                 closed.venue,
                 SCREEN_TIMEFRAME,
                 instant_of_ms(before_ms),
-                self._settings.screener.window_bars,
+                screener.window.history_bars,
             ):
                 screener.push(earlier)
         tradable = await store.tradable_symbols(unit.connection, closed.venue)
@@ -82,25 +82,19 @@ class Screening:
                 f"no {SCREEN_TIMEFRAME} bars of {venue} are recorded: wait for ingest, or publish "
                 f"some on bars.{SCREEN_TIMEFRAME}"
             )
-        window = [
+        screener = PairScreener(self._settings.screener, SCREEN_TIMEFRAME)
+        async for closed in store.window_before(
+            unit.connection, venue, SCREEN_TIMEFRAME, last, screener.window.history_bars
+        ):
+            screener.push(closed)
+        newest = [
             closed
             async for closed in store.window_before(
-                unit.connection,
-                venue,
-                SCREEN_TIMEFRAME,
-                last + timedelta(milliseconds=1),
-                self._settings.screener.window_bars,
+                unit.connection, venue, SCREEN_TIMEFRAME, last + timedelta(milliseconds=1), 1
             )
         ]
         tradable = await store.tradable_symbols(unit.connection, venue)
-
-        def screen() -> ScreenedClose:
-            screener = PairScreener(self._settings.screener, SCREEN_TIMEFRAME)
-            for closed in window[:-1]:
-                screener.push(closed)
-            return screener.screen(window[-1], tradable)
-
-        return await asyncio.to_thread(screen)
+        return await asyncio.to_thread(screener.screen, newest[0], tradable)
 
     async def adopt_roster(self, roster: PairsScreened, unit: UnitOfWork) -> None:
         """Take a roster that somebody published by hand; the next screen goes on from it."""

@@ -16,18 +16,24 @@ from shared.events.ingest import Bar, BarsClosed
 from shared.events.screener import PairsScreened, RosterPair
 from shared.sleeves.pairs.screener import ScreenedClose
 
+CLOSES_A_FETCH = 100
+"""Closes of the window that are read from the database at a time."""
+
 
 async def window_before(
-    connection: AsyncConnection, venue: str, timeframe: str, before: datetime, window_bars: int
+    connection: AsyncConnection, venue: str, timeframe: str, before: datetime, n_closes: int
 ) -> AsyncIterator[BarsClosed]:
-    """Yield the last closes of a venue before an instant, oldest first."""
-    rows = await connection.execute(
+    """Yield the last closes of a venue before an instant, oldest first.
+
+    They come a few at a time: a year of a thousand symbols would not fit into memory as rows.
+    """
+    rows = await connection.stream(
         text(
             """
             WITH instants AS (
                 SELECT DISTINCT closes_at FROM bars
                 WHERE venue = :venue AND timeframe = :timeframe AND closes_at < :before
-                ORDER BY closes_at DESC LIMIT :window_bars
+                ORDER BY closes_at DESC LIMIT :n_closes
             )
             SELECT closes_at, array_agg(symbol ORDER BY symbol) AS symbols,
                    array_agg(open ORDER BY symbol) AS open,
@@ -40,9 +46,10 @@ async def window_before(
             GROUP BY closes_at ORDER BY closes_at
             """
         ),
-        {"venue": venue, "timeframe": timeframe, "before": before, "window_bars": window_bars},
+        {"venue": venue, "timeframe": timeframe, "before": before, "n_closes": n_closes},
+        execution_options={"yield_per": CLOSES_A_FETCH},
     )
-    for row in rows:
+    async for row in rows:
         values = zip(row.symbols, row.open, row.high, row.low, row.close, row.volume, strict=True)
         yield BarsClosed(
             closes_at=row.closes_at,
@@ -145,6 +152,7 @@ async def insert_screen(
         "n_tests": event.n_tests,
         "n_accepted": event.n_accepted,
         "excluded": screened.excluded,
+        "symbols_by_bars": {str(n): count for n, count in screened.symbols_by_bars.items()},
         "summary": event.summary,
         **lineage,
     }

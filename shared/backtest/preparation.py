@@ -89,7 +89,7 @@ def _screen(
     bars = market.checked[SCREEN_TIMEFRAME].accepted
     if start_ms is not None:
         closes = bars.between(None, start_ms).closes()
-        for closes_at_ms in closes[-settings.screener.window_bars :].tolist():
+        for closes_at_ms in closes[-screener.window.history_bars :].tolist():
             screener.push(bars_closed(bars.at(closes_at_ms)))
     tradable = frozenset(market.instruments)
     for closes_at_ms in bars.between(start_ms, end_ms).closes().tolist():

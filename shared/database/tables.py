@@ -207,6 +207,7 @@ screens = Table(
     _required("n_tests", Integer),
     _required("n_accepted", Integer),
     _required("excluded", JSONB),
+    Column("symbols_by_bars", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _required("summary", Text),
     *_lineage(),
     CheckConstraint("level > 0 AND level < 1", name="level"),

@@ -27,8 +27,8 @@ from scipy.special import ndtr
 
 from shared.errors import DataError
 from shared.quant.compiled import compiled, compiled_parallel
-from shared.quant.cross_moments import LANES, lagged_products, pack, untiled
-from shared.quant.typing import Float1D, Float2D, Float3D, Float5D, Int1D
+from shared.quant.cross_moments import LANES, lagged_products, pack, tiles_of, untiled
+from shared.quant.typing import Float1D, Float2D, Float3D, Float5D, Int1D, Int2D
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def engle_granger_all_pairs(
     trend: str = "c",
     max_lag: int | None = None,
     autolag: str | None = "aic",
+    n_first: int | None = None,
 ) -> EngleGrangerResult:
     """Test every ordered pair of columns for cointegration.
 
@@ -137,11 +138,14 @@ def engle_granger_all_pairs(
     autolag
         "aic" and "bic" take the number of lags with the lowest Akaike or Bayesian
         information criterion; `None` takes `max_lag`.
+    n_first
+        Test only the pairs that have one of the first so many columns, at the price of
+        those; without it all pairs.
 
     Returns
     -------
     EngleGrangerResult
-        Arrays of shape (N, N).
+        Arrays of shape (N, N); NaN where no test was asked for.
 
     Raises
     ------
@@ -188,7 +192,14 @@ def engle_granger_all_pairs(
     _check_log_prices(log_prices)
     largest_lag = checked_max_lag(log_prices.shape[0], max_lag)
     levels = np.ascontiguousarray(log_prices[::-1].T)
-    return pair_tests(Window.of(levels, largest_lag, is_centred=trend != "n"), trend, autolag)
+    n_groups = None if n_first is None else -(-n_first // LANES)
+    window = Window.of(levels, largest_lag, is_centred=trend != "n", n_first=n_groups)
+    result = pair_tests(window, trend, autolag, n_first=n_groups)
+    if n_first is not None:
+        for made in (result.statistic, result.p_value, result.lag, result.hedge_ratio,
+                     result.intercept):  # fmt: skip
+            made[n_first:, n_first:] = np.nan
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,19 +228,24 @@ class Window:
     products: Float5D
 
     @classmethod
-    def of(cls, levels: Float2D, max_lag: int, *, is_centred: bool = True) -> Window:
+    def of(
+        cls, levels: Float2D, max_lag: int, *, is_centred: bool = True, n_first: int | None = None
+    ) -> Window:
         """Return the window of all bars of `levels`, (N, T), newest first.
 
-        Not centred, its means are 0: a regression without a constant.
+        Not centred, its means are 0: a regression without a constant. With `n_first` it
+        carries the moments of `lagged_products` with that many groups.
         """
         means = levels.mean(axis=1) if is_centred else np.zeros(len(levels))
         centred = levels - means[:, np.newaxis]
-        cross = untiled(lagged_products(pack(centred), 0), len(levels))[:, :, 0]
-        products = lagged_products(pack(levels[:, :-1] - levels[:, 1:]), max_lag)
+        cross = untiled(lagged_products(pack(centred), 0, n_first), len(levels))[:, :, 0]
+        products = lagged_products(pack(levels[:, :-1] - levels[:, 1:]), max_lag, n_first)
         return cls(levels, 0, levels.shape[1], means, cross, products)
 
 
-def pair_tests(window: Window, trend: str, autolag: str | None) -> EngleGrangerResult:
+def pair_tests(
+    window: Window, trend: str, autolag: str | None, *, n_first: int | None = None
+) -> EngleGrangerResult:
     """Test every ordered pair of a window.
 
     Parameters
@@ -238,6 +254,8 @@ def pair_tests(window: Window, trend: str, autolag: str | None) -> EngleGrangerR
         Its series must be finite, and none constant.
     trend, autolag
         As of `engle_granger_all_pairs`.
+    n_first
+        Test only the pairs with a series of the first so many groups of lanes.
     """
     n_bars, max_lag = window.n_bars, window.products.shape[2] - 1
     oldest_bar = n_bars - 1 - max_lag
@@ -271,6 +289,7 @@ def pair_tests(window: Window, trend: str, autolag: str | None) -> EngleGrangerR
         window.first,
         n_bars,
         _RULES[autolag],
+        tiles_of(len(products), len(products) if n_first is None else n_first),
     )
     p_value = mackinnon_p_values(statistic, trend)
     # A test that cannot be made is no evidence; the diagonal is no test at all.
@@ -401,6 +420,7 @@ def _test_all_pairs(
     first: int,
     n_bars: int,
     rule: int,
+    tiles: Int2D,
 ) -> tuple[Float2D, Float2D, Float2D]:
     """Return hedge ratio, statistic and lag, each (N, N).
 
@@ -422,16 +442,17 @@ def _test_all_pairs(
         difference in a constant and a line, which `newest` and `oldest` tell.
     rule
         How the number of lags is chosen: `_BY_AIC`, `_BY_BIC` or `_FIXED`.
+    tiles
+        Pairs of groups to test, (m, 2).
     """
     n_series = len(cross)
-    n_groups = len(products)
     max_lag = newest.shape[1] - 1
     hedge_ratio = np.full((n_series, n_series), np.nan)
     statistic = np.full((n_series, n_series), np.nan)
     lag = np.full((n_series, n_series), np.nan)
     discounts = _discounts(max_lag, n_bars - 1 - max_lag, rule)
-    for tile in numba.prange(n_groups * n_groups):
-        group, other = tile // n_groups, tile % n_groups
+    for tile in numba.prange(len(tiles)):
+        group, other = tiles[tile]
         residual = np.zeros((LANES, 2, max_lag + 1))
         changes = np.zeros((LANES, 2, max_lag))
         autocovariance = np.zeros((LANES, max_lag + 1))

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from shared.quant.compiled import compiled_fused, compiled_parallel
-from shared.quant.typing import Float2D, Float3D, Float5D
+from shared.quant.typing import Float2D, Float3D, Float5D, Int2D
 
 LANES = 8
 _BARS_A_TURN = 512
@@ -38,8 +38,13 @@ def untiled(products: Float5D, n_series: int) -> Float3D:
     return flat[:n_series, :n_series]
 
 
-@compiled_parallel
-def lagged_products(changes: Float3D, n_lags: int) -> Float5D:
+def tiles_of(n_groups: int, n_first: int) -> Int2D:
+    """Return the pairs of groups one of which is among the first, shape (m, 2)."""
+    group, other = np.divmod(np.arange(n_groups * n_groups), n_groups)
+    return np.column_stack([group, other])[(group < n_first) | (other < n_first)]
+
+
+def lagged_products(changes: Float3D, n_lags: int, n_first: int | None = None) -> Float5D:
     """Return the moments of a window.
 
     Parameters
@@ -48,6 +53,9 @@ def lagged_products(changes: Float3D, n_lags: int) -> Float5D:
         Changes of each series, newest first, in groups as `pack` makes them.
     n_lags
         Largest lag.
+    n_first
+        Without it all moments are made; else those of each group with itself and with the
+        first so many, the others being 0.
 
     Returns
     -------
@@ -55,11 +63,21 @@ def lagged_products(changes: Float3D, n_lags: int) -> Float5D:
         Entry [g, h, k, a, b] is the sum over the newest n bars s of the change of series
         8 g + a at s times that of series 8 h + b at s + k.
     """
+    n_groups = len(changes)
+    tiles = tiles_of(n_groups, n_groups if n_first is None else n_first)
+    if n_first is not None:
+        rest = np.arange(n_first, n_groups)
+        tiles = np.vstack([tiles, np.column_stack([rest, rest])])
+    return _products_of_tiles(changes, n_lags, tiles)
+
+
+@compiled_parallel
+def _products_of_tiles(changes: Float3D, n_lags: int, tiles: Int2D) -> Float5D:
     n_groups, n_changes, _ = changes.shape
     n_bars = n_changes - n_lags
     products = np.zeros((n_groups, n_groups, n_lags + 1, LANES, LANES))
-    for tile in numba.prange(n_groups * n_groups):
-        group, other = tile // n_groups, tile % n_groups
+    for tile in numba.prange(len(tiles)):
+        group, other = tiles[tile]
         for begin in range(0, n_bars, _BARS_A_TURN):
             end = min(begin + _BARS_A_TURN, n_bars)
             rows = changes[group, begin:end]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shared.quant.cointegration import engle_granger_all_pairs
+from shared.quant.ragged_cointegration import bars_of_each, engle_granger_ragged
 from shared.quant.typing import Float1D, Float2D
 
 
@@ -19,7 +19,7 @@ def smallest_null_p_values(log_prices: Float2D, n_copies: int, seed: int) -> Flo
     Parameters
     ----------
     log_prices : ndarray of float64, shape (T, N)
-        As of `engle_granger_all_pairs`.
+        As of `engle_granger_ragged`: NaN before a series begins. At least two must change.
     n_copies
         Copies to make.
     seed
@@ -33,21 +33,40 @@ def smallest_null_p_values(log_prices: Float2D, n_copies: int, seed: int) -> Flo
     Raises
     ------
     DataError
-        As `engle_granger_all_pairs`.
+        As `engle_granger_ragged`.
+
+    Notes
+    -----
+    A series that begins later keeps its own bars, mean and length in every copy, so that the
+    copies are tested exactly as the universe is: pair by pair on the bars both have.
 
     References
     ----------
     P. H. Westfall and S. S. Young (1993), "Resampling-based multiple testing", Wiley.
     """
-    changes = np.diff(log_prices, axis=0)
-    changes = changes - changes.mean(axis=0)
     rng = np.random.default_rng(seed)
     smallest = np.empty(n_copies)
     for copy in range(n_copies):
-        signs = rng.choice((-1.0, 1.0), size=(len(changes), 1))
-        walks = np.vstack([np.zeros(changes.shape[1]), (changes * signs).cumsum(axis=0)])
-        smallest[copy] = np.nanmin(engle_granger_all_pairs(walks).p_value)
+        signs = rng.choice((-1.0, 1.0), size=len(log_prices) - 1)
+        smallest[copy] = np.nanmin(
+            engle_granger_ragged(_sign_flipped(log_prices, signs)).p_value, initial=1.0
+        )
     return np.sort(smallest)
+
+
+def _sign_flipped(log_prices: Float2D, signs: Float1D) -> Float2D:
+    """Return the walks of the changes less their means, under other signs; each begins at 0."""
+    walks = np.full(log_prices.shape, np.nan)
+    lengths = bars_of_each(log_prices)
+    for length in np.unique(lengths).tolist():
+        first = len(log_prices) - length
+        columns = np.flatnonzero(lengths == length)
+        changes = np.diff(log_prices[first:, columns], axis=0)
+        changes -= changes.mean(axis=0)
+        changes *= signs[first:, np.newaxis]
+        walks[first, columns] = 0.0
+        walks[first + 1 :, columns] = changes.cumsum(axis=0)
+    return walks
 
 
 def adjusted_by_null(p_values: Float1D, null_smallest: Float1D) -> Float1D:

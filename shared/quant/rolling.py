@@ -18,15 +18,23 @@ from shared.errors import DataError
 from shared.quant.compiled import compiled
 from shared.quant.typing import Float1D
 
+N_SUMS = 16
+"""Length of the array in which a kernel keeps its sums.
+
+A caller gives the same array to every call: what it holds before means nothing.
+"""
+
 
 @compiled
-def window_ols(y: Float1D, x: Float1D) -> tuple[float, float]:
+def window_ols(y: Float1D, x: Float1D, sums: Float1D) -> tuple[float, float]:
     """Regress `y` on `x` and a constant.
 
     Parameters
     ----------
     y, x : ndarray of float64, shape (w,)
         The window, w >= 2.
+    sums : ndarray of float64, shape (N_SUMS,)
+        Room to work in.
 
     Returns
     -------
@@ -41,71 +49,231 @@ def window_ols(y: Float1D, x: Float1D) -> tuple[float, float]:
     """
     n = len(y)
     origin_y, origin_x = y[0], x[0]
-    mean_y = sum_of_deviations(y, origin_y) / n
-    mean_x = sum_of_deviations(x, origin_x) / n
-    covariance = sum_of_products(y, origin_y, mean_y, x, origin_x, mean_x)
-    variance = sum_of_products(x, origin_x, mean_x, x, origin_x, mean_x)
+    sum_y, sum_x = _sums_of_two(y, origin_y, x, origin_x, sums)
+    mean_y, mean_x = sum_y / n, sum_x / n
+    covariance, variance = _sums_of_products(y, origin_y, mean_y, x, origin_x, mean_x, sums)
     if variance == 0.0:
         return math.nan, math.nan
     beta = covariance / variance
     return beta, (origin_y + mean_y) - beta * (origin_x + mean_x)
 
 
-@compiled
-def sum_of_deviations(values: Float1D, origin: float) -> float:
-    """Return the sum of values less an origin, in eight interleaved parts of a fixed order.
+# Each sum is made of eight interleaved parts, added up in a fixed order. The parts have names,
+# because only those stay in the processor's registers; and they are laid side by side in
+# `sums` in the end, because that is what makes the compiler keep the eight in one register.
+# Two sums in one loop, as a sum waits longer for its own last term than for its next.
 
-    Written out, because only sums that have names stay in the processor's registers.
-    """
+
+@compiled
+def _sum_of_parts(sums: Float1D, first: int, rest: float) -> float:
+    s = sums[first : first + 8]
+    return float(((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7])) + rest)
+
+
+@compiled
+def _sum_of_one(values: Float1D, origin: float, sums: Float1D) -> float:
+    """Return the sum of values less an origin."""
     n = len(values)
     whole = n - n % 8
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = rest = 0.0
     for i in range(0, whole, 8):
-        part = values[i : i + 8]
-        s0 += part[0] - origin
-        s1 += part[1] - origin
-        s2 += part[2] - origin
-        s3 += part[3] - origin
-        s4 += part[4] - origin
-        s5 += part[5] - origin
-        s6 += part[6] - origin
-        s7 += part[7] - origin
+        p = values[i : i + 8]
+        s0 += p[0] - origin
+        s1 += p[1] - origin
+        s2 += p[2] - origin
+        s3 += p[3] - origin
+        s4 += p[4] - origin
+        s5 += p[5] - origin
+        s6 += p[6] - origin
+        s7 += p[7] - origin
     for i in range(whole, n):
         rest += values[i] - origin
-    return ((s0 + s4) + (s1 + s5)) + ((s2 + s6) + (s3 + s7)) + rest
+    sums[0] = s0
+    sums[1] = s1
+    sums[2] = s2
+    sums[3] = s3
+    sums[4] = s4
+    sums[5] = s5
+    sums[6] = s6
+    sums[7] = s7
+    return _sum_of_parts(sums, 0, rest)
 
 
 @compiled
-def sum_of_products(
-    a: Float1D, origin_a: float, mean_a: float, b: Float1D, origin_b: float, mean_b: float
-) -> float:
-    """Return the sum of products of deviations from origin plus mean, in eight parts."""
-    n = len(a)
+def _sums_of_two(
+    y: Float1D, origin_y: float, x: Float1D, origin_x: float, sums: Float1D
+) -> tuple[float, float]:
+    """Return the sums of y and of x, each less an origin."""
+    n = len(y)
+    whole = n - n % 8
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = rest_y = 0.0
+    t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = rest_x = 0.0
+    for i in range(0, whole, 8):
+        p, q = y[i : i + 8], x[i : i + 8]
+        s0 += p[0] - origin_y
+        s1 += p[1] - origin_y
+        s2 += p[2] - origin_y
+        s3 += p[3] - origin_y
+        s4 += p[4] - origin_y
+        s5 += p[5] - origin_y
+        s6 += p[6] - origin_y
+        s7 += p[7] - origin_y
+        t0 += q[0] - origin_x
+        t1 += q[1] - origin_x
+        t2 += q[2] - origin_x
+        t3 += q[3] - origin_x
+        t4 += q[4] - origin_x
+        t5 += q[5] - origin_x
+        t6 += q[6] - origin_x
+        t7 += q[7] - origin_x
+    for i in range(whole, n):
+        rest_y += y[i] - origin_y
+        rest_x += x[i] - origin_x
+    sums[0] = s0
+    sums[1] = s1
+    sums[2] = s2
+    sums[3] = s3
+    sums[4] = s4
+    sums[5] = s5
+    sums[6] = s6
+    sums[7] = s7
+    sums[8] = t0
+    sums[9] = t1
+    sums[10] = t2
+    sums[11] = t3
+    sums[12] = t4
+    sums[13] = t5
+    sums[14] = t6
+    sums[15] = t7
+    return _sum_of_parts(sums, 0, rest_y), _sum_of_parts(sums, 8, rest_x)
+
+
+@compiled
+def _sum_of_squares(values: Float1D, origin: float, mean: float, sums: Float1D) -> float:
+    """Return the sum of squared deviations from origin plus mean."""
+    n = len(values)
     whole = n - n % 8
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = rest = 0.0
     for i in range(0, whole, 8):
-        p, q = a[i : i + 8], b[i : i + 8]
-        s0 += ((p[0] - origin_a) - mean_a) * ((q[0] - origin_b) - mean_b)
-        s1 += ((p[1] - origin_a) - mean_a) * ((q[1] - origin_b) - mean_b)
-        s2 += ((p[2] - origin_a) - mean_a) * ((q[2] - origin_b) - mean_b)
-        s3 += ((p[3] - origin_a) - mean_a) * ((q[3] - origin_b) - mean_b)
-        s4 += ((p[4] - origin_a) - mean_a) * ((q[4] - origin_b) - mean_b)
-        s5 += ((p[5] - origin_a) - mean_a) * ((q[5] - origin_b) - mean_b)
-        s6 += ((p[6] - origin_a) - mean_a) * ((q[6] - origin_b) - mean_b)
-        s7 += ((p[7] - origin_a) - mean_a) * ((q[7] - origin_b) - mean_b)
+        p = values[i : i + 8]
+        d0 = (p[0] - origin) - mean
+        d1 = (p[1] - origin) - mean
+        d2 = (p[2] - origin) - mean
+        d3 = (p[3] - origin) - mean
+        d4 = (p[4] - origin) - mean
+        d5 = (p[5] - origin) - mean
+        d6 = (p[6] - origin) - mean
+        d7 = (p[7] - origin) - mean
+        s0 += d0 * d0
+        s1 += d1 * d1
+        s2 += d2 * d2
+        s3 += d3 * d3
+        s4 += d4 * d4
+        s5 += d5 * d5
+        s6 += d6 * d6
+        s7 += d7 * d7
     for i in range(whole, n):
-        rest += ((a[i] - origin_a) - mean_a) * ((b[i] - origin_b) - mean_b)
-    return ((s0 + s4) + (s1 + s5)) + ((s2 + s6) + (s3 + s7)) + rest
+        d = (values[i] - origin) - mean
+        rest += d * d
+    sums[0] = s0
+    sums[1] = s1
+    sums[2] = s2
+    sums[3] = s3
+    sums[4] = s4
+    sums[5] = s5
+    sums[6] = s6
+    sums[7] = s7
+    return _sum_of_parts(sums, 0, rest)
 
 
 @compiled
-def window_mean_std(values: Float1D) -> tuple[float, float]:
+def _sums_of_products(
+    y: Float1D,
+    origin_y: float,
+    mean_y: float,
+    x: Float1D,
+    origin_x: float,
+    mean_x: float,
+    sums: Float1D,
+) -> tuple[float, float]:
+    """Return the sums of products of deviations, of y with x and of x with itself."""
+    n = len(y)
+    whole = n - n % 8
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = rest_y = 0.0
+    t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = rest_x = 0.0
+    for i in range(0, whole, 8):
+        p, q = y[i : i + 8], x[i : i + 8]
+        d0 = (q[0] - origin_x) - mean_x
+        d1 = (q[1] - origin_x) - mean_x
+        d2 = (q[2] - origin_x) - mean_x
+        d3 = (q[3] - origin_x) - mean_x
+        d4 = (q[4] - origin_x) - mean_x
+        d5 = (q[5] - origin_x) - mean_x
+        d6 = (q[6] - origin_x) - mean_x
+        d7 = (q[7] - origin_x) - mean_x
+        s0 += ((p[0] - origin_y) - mean_y) * d0
+        s1 += ((p[1] - origin_y) - mean_y) * d1
+        s2 += ((p[2] - origin_y) - mean_y) * d2
+        s3 += ((p[3] - origin_y) - mean_y) * d3
+        s4 += ((p[4] - origin_y) - mean_y) * d4
+        s5 += ((p[5] - origin_y) - mean_y) * d5
+        s6 += ((p[6] - origin_y) - mean_y) * d6
+        s7 += ((p[7] - origin_y) - mean_y) * d7
+        t0 += d0 * d0
+        t1 += d1 * d1
+        t2 += d2 * d2
+        t3 += d3 * d3
+        t4 += d4 * d4
+        t5 += d5 * d5
+        t6 += d6 * d6
+        t7 += d7 * d7
+    for i in range(whole, n):
+        d = (x[i] - origin_x) - mean_x
+        rest_y += ((y[i] - origin_y) - mean_y) * d
+        rest_x += d * d
+    sums[0] = s0
+    sums[1] = s1
+    sums[2] = s2
+    sums[3] = s3
+    sums[4] = s4
+    sums[5] = s5
+    sums[6] = s6
+    sums[7] = s7
+    sums[8] = t0
+    sums[9] = t1
+    sums[10] = t2
+    sums[11] = t3
+    sums[12] = t4
+    sums[13] = t5
+    sums[14] = t6
+    sums[15] = t7
+    return _sum_of_parts(sums, 0, rest_y), _sum_of_parts(sums, 8, rest_x)
+
+
+@compiled
+def window_mean(values: Float1D, sums: Float1D) -> float:
+    """Return the mean.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (w,)
+        The window, w >= 1.
+    sums : ndarray of float64, shape (N_SUMS,)
+        Room to work in.
+    """
+    return float(values[0] + _sum_of_one(values, values[0], sums) / len(values))
+
+
+@compiled
+def window_mean_std(values: Float1D, sums: Float1D) -> tuple[float, float]:
     """Return mean and sample standard deviation (n - 1 in the denominator).
 
     Parameters
     ----------
     values : ndarray of float64, shape (w,)
         The window, w >= 2.
+    sums : ndarray of float64, shape (N_SUMS,)
+        Room to work in.
 
     Returns
     -------
@@ -114,21 +282,25 @@ def window_mean_std(values: Float1D) -> tuple[float, float]:
     """
     n = len(values)
     origin = values[0]
-    mean = sum_of_deviations(values, origin) / n
-    squares = sum_of_products(values, origin, mean, values, origin, mean)
+    mean = _sum_of_one(values, origin, sums) / n
+    squares = _sum_of_squares(values, origin, mean, sums)
     return origin + mean, math.sqrt(squares / (n - 1))
 
 
 @compiled
-def window_half_life(values: Float1D, cap_bars: float) -> float:
+def window_half_life(values: Float1D, changes: Float1D, cap_bars: float, sums: Float1D) -> float:
     """Return the bars in which a deviation from the mean halves.
 
     Parameters
     ----------
     values : ndarray of float64, shape (w,)
         The window, w >= 3.
+    changes : ndarray of float64, shape (w - 1,)
+        From each value to the next.
     cap_bars
         Returned where the values do not revert, or revert more slowly than this.
+    sums : ndarray of float64, shape (N_SUMS,)
+        Room to work in.
 
     Returns
     -------
@@ -144,8 +316,7 @@ def window_half_life(values: Float1D, cap_bars: float) -> float:
     ----------
     Chan, E. (2013), Algorithmic Trading, Wiley, chapter 2, "Half-life of mean reversion".
     """
-    level = values[:-1]
-    slope = window_ols(values[1:] - level, level)[0]
+    slope = window_ols(changes, values[:-1], sums)[0]
     if math.isnan(slope):
         return cap_bars if _is_constant(values) else math.nan
     if slope >= 0.0:
@@ -279,23 +450,30 @@ def _require_window(window: int, shortest: int) -> None:
 @compiled
 def _rolling_ols(y: Float1D, x: Float1D, window: int) -> tuple[Float1D, Float1D]:
     beta, alpha = np.full(len(y), np.nan), np.full(len(y), np.nan)
+    sums = np.empty(N_SUMS)
     for last in range(window - 1, len(y)):
         first = last - window + 1
-        beta[last], alpha[last] = window_ols(y[first : last + 1], x[first : last + 1])
+        beta[last], alpha[last] = window_ols(y[first : last + 1], x[first : last + 1], sums)
     return beta, alpha
 
 
 @compiled
 def _rolling_mean_std(values: Float1D, window: int) -> tuple[Float1D, Float1D]:
     mean, std = np.full(len(values), np.nan), np.full(len(values), np.nan)
+    sums = np.empty(N_SUMS)
     for last in range(window - 1, len(values)):
-        mean[last], std[last] = window_mean_std(values[last - window + 1 : last + 1])
+        mean[last], std[last] = window_mean_std(values[last - window + 1 : last + 1], sums)
     return mean, std
 
 
 @compiled
 def _rolling_half_life(values: Float1D, window: int, cap_bars: float) -> Float1D:
     half_life = np.full(len(values), np.nan)
+    changes = values[1:] - values[:-1]
+    sums = np.empty(N_SUMS)
     for last in range(window - 1, len(values)):
-        half_life[last] = window_half_life(values[last - window + 1 : last + 1], cap_bars)
+        first = last - window + 1
+        half_life[last] = window_half_life(
+            values[first : last + 1], changes[first:last], cap_bars, sums
+        )
     return half_life

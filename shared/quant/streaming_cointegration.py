@@ -83,6 +83,30 @@ class StreamingEngleGranger:
         """How many of the last bars a stream must be given to go on to the bit."""
         return self._window_bars + self._anchor_every - 1
 
+    def begin(self, log_prices: Float2D) -> None:
+        """Begin anew with a whole window, whose last bar is an anchor.
+
+        Parameters
+        ----------
+        log_prices : ndarray of float64, shape (window_bars, N)
+            Oldest first. The next anchor comes `anchor_every` bars after them.
+
+        Raises
+        ------
+        DataError
+            If the shape is another or a value is not finite; the stream is then as before.
+        """
+        expected = (self._window_bars, len(self._levels))
+        if log_prices.shape != expected or not np.isfinite(log_prices).all():
+            raise DataError(
+                f"a window of shape {log_prices.shape} or with a value that is not finite: give "
+                f"finite log prices of shape {expected}"
+            )
+        self._first = self._levels.shape[1] - self._window_bars
+        self._levels[:, self._first :] = log_prices[::-1].T
+        self._n_seen, self._next_bar = self._window_bars, 1
+        self._anchor()
+
     def update(self, row: Float1D) -> None:
         """Append a bar.
 

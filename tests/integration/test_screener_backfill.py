@@ -95,3 +95,24 @@ async def test_a_late_bar_after_a_restart_costs_no_close(record: Record) -> None
         await close(record, WINDOW - 1, ["CCC/USDT"])
         await close(record, WINDOW + 1, THREE)
     assert await screened(record) == [(WINDOW, 2), (WINDOW + 1, 3)]
+
+
+async def test_a_symbol_listed_later_is_tested_on_its_own_bars_and_a_gap_is_told(
+    record: Record,
+) -> None:
+    await put(record, "AAA/USDT", range(WINDOW))
+    await put(record, "BBB/USDT", range(60, WINDOW))
+    await put(record, "CCC/USDT", range(100))
+    await put(record, "CCC/USDT", range(103, WINDOW))
+    for hour in (WINDOW, WINDOW + 1):
+        async with serving("screener") as screener:
+            await close(record, hour, THREE)
+            told = await screener.get("/pairs")
+        # The record is too young for an anchor: bars are counted at every close.
+        n_gap = hour + 1 - 3 - (hour + 1 - WINDOW)
+        assert told["symbols_by_bars"] == {"200": 1, "125": 1}
+        assert told["excluded"] == {
+            "CCC/USDT": f"{n_gap} of 200 bars: a gap of its own in the window"
+        }
+        assert told["n_tests"] == 2
+    assert await screened(record) == [(WINDOW, 2), (WINDOW + 1, 2)]

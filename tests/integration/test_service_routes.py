@@ -92,6 +92,7 @@ def screen_row(hour: int, **changes: Any) -> dict[str, Any]:
         "n_tests": 6,
         "n_accepted": 2,
         "excluded": {"CCC/USDT": "199 of 200 bars"},
+        "symbols_by_bars": {"200": 2, "150": 1},
         "summary": f"the screen of hour {hour}",
         **changes,
     }
@@ -161,6 +162,10 @@ async def test_the_roster_is_shown_as_it_is_and_as_it_was(record: Record) -> Non
         assert present["summary"] == "the screen of hour 1"
         assert (present["method"], present["level"], present["n_tests"]) == ("p_value", 0.05, 6)
         assert present["excluded"] == {"CCC/USDT": "199 of 200 bars"}
+        assert present["symbols_by_bars"] == {"200": 2, "150": 1}
+        last_screen = (await screener.get("/status"))["last_screen"]
+        assert last_screen == {name: present[name] for name in last_screen}
+        assert {"excluded", "symbols_by_bars", "summary"} <= last_screen.keys()
         assert present["n_pairs"] == {"candidate": 1, "active": 1, "closing_only": 1}
         assert [pair["y"] for pair in present["pairs"]] == [Y, "CCC/USDT", "DDD/USDT"]
         assert present["pairs"][0]["half_life_bars"] == 9.0
@@ -179,9 +184,11 @@ async def test_a_rehearsed_screen_finds_the_pair_and_leaves_no_trace(record: Rec
     await put_instruments(record)
     await put_hourly_bars(record, 230)
     async with serving("screener") as screener:
+        assert (await screener.get("/status"))["last_screen"] is None
         first = await screener.send("POST", "/screen")
         assert first["closes_at"] == spelled(at(60 * 229))
         assert (first["n_symbols"], first["n_tests"]) == (2, 2)
+        assert (first["symbols_by_bars"], first["excluded"]) == ({"200": 2}, {})
         [candidate] = first["candidates"]
         assert {candidate["y"], candidate["x"]} == {Y, X}
         assert candidate["p_value"] < 0.05

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shared.quant.typing import Float1D, Float2D
 from shared.sleeves.pairs.features import (
     FeatureSettings,
+    FeatureStreams,
     pair_features,
     warmup_bars,
 )
@@ -142,3 +143,50 @@ def test_recorded_bars_stream_as_they_batch(data_folder: Path, spread_space: str
     assert np.isfinite(batch[n_warm_up - 1 :]).all()
     for restart in (n_warm_up - 1, n_warm_up, 2000, 2 * n_warm_up + 1, n_bars - 1):
         assert_stream_agrees(columns, batch, settings, restart, n_warm_up)
+
+
+def test_seven_months_stream_as_they_batch_whatever_the_roster(data_folder: Path) -> None:
+    bars = pd.read_parquet(
+        data_folder / "crypto" / "binance_spot_5m_2024.parquet",
+        columns=["ts", "symbol", "close", "volume"],
+    )
+    close, volume = (
+        bars.pivot(index="ts", columns="symbol", values=name).to_numpy()
+        for name in ("close", "volume")
+    )
+    n_bars = len(close)
+    assert n_bars == 62_784
+    rng = np.random.default_rng(20)
+    legs = [rng.choice(close.shape[1], 2, replace=False).tolist() for _ in range(10)]
+    columns = {
+        (f"{n}", f"{y} {x}"): (close[:, y], close[:, x], volume[:, y], volume[:, x])
+        for n, (y, x) in enumerate(legs)
+    }
+    settings = FeatureSettings()
+    batch = {pair: pair_features(*values, settings) for pair, values in columns.items()}
+    streams, followed = FeatureStreams(settings), list[tuple[str, str]]()
+    n_restarts = n_changes = n_rows = 0
+    for t in range(n_bars):
+        unknown = []
+        if rng.random() < 0.001:
+            streams, unknown = FeatureStreams(settings), followed
+            n_restarts += 1
+        if t == 0 or rng.random() < 0.003:
+            kept = {pair for pair in columns if rng.random() < 0.5}
+            for pair in set(followed) - kept - set(unknown):
+                streams.forget(pair)
+            unknown = [pair for pair in sorted(kept) if pair in unknown or pair not in followed]
+            followed = sorted(kept)
+            n_changes += 1
+        history = slice(max(0, t - warmup_bars(settings)), t)
+        for pair in unknown:
+            streams.learn(pair, *part(columns[pair], history))
+        bar = [[values[t] for values in columns[pair]] for pair in followed]
+        close_y, close_x, volume_y, volume_x = np.array(bar).reshape(-1, 4).T.copy()
+        rows = streams.update(followed, close_y, close_x, volume_y, volume_x)
+        expected = np.array([batch[pair][t] for pair in followed]).reshape(rows.shape)
+        assert rows.tobytes() == expected.tobytes(), t
+        n_rows += int(np.count_nonzero(~np.isnan(rows[:, 0])))
+    assert n_restarts > 30
+    assert n_changes > 100
+    assert n_rows > 4 * n_bars

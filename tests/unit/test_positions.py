@@ -115,8 +115,8 @@ def test_a_leg_that_never_filled_needs_no_mark() -> None:
         # Of Y at 10, 1 bp; a lot is a thousandth. Two pairs hold it the same way.
         ((2_000, 1_000), (200_000, 100_000)),
         # Against each other: 1.000 net costs 100000, borne by lots.
-        ((2_000, -1_000), (66_666, 33_333)),
-        ((-1_000, 2_000), (33_333, 66_666)),
+        ((2_000, -1_000), (66_666, 33_334)),
+        ((-1_000, 2_000), (33_333, 66_667)),
         ((1_000, -1_000), (0, 0)),
         ((1_000, 0), (100_000, 0)),
     ],

@@ -17,7 +17,13 @@ from pydantic import BaseModel, Field
 
 from shared.errors import DataError
 from shared.quant.compiled import compiled, compiled_parallel, interpreted
-from shared.quant.rolling import window_half_life, window_mean_std, window_ols
+from shared.quant.rolling import (
+    N_SUMS,
+    window_half_life,
+    window_mean,
+    window_mean_std,
+    window_ols,
+)
 from shared.quant.typing import Float1D, Float2D, Float3D, Int1D
 
 Pair = tuple[str, str]
@@ -74,8 +80,8 @@ _BASE_NAMES = (
 _N_BASE = len(_BASE_NAMES)
 
 # Columns of the history that a row is computed from.
-_Y, _X, _LOG_X, _TURNOVER_Y, _TURNOVER_X, _SPREAD, _CHANGE, _Z = range(8)
-_N_COLUMNS = 8
+_Y, _X, _SPREAD, _Z, _TURNOVER_Y, _TURNOVER_X = range(6)
+_N_COLUMNS = 6
 
 NEGLIGIBLE_STD = 1e-12
 """A spread whose deviation is below this share of its terms is rounding noise: its z is 0."""
@@ -370,9 +376,18 @@ def _append_bars(
     history: Float2D, columns: Float2D, windows: Windows, is_log: bool, rows: Float2D
 ) -> None:
     """Append bars to an empty history, writing the row of each into `rows`."""
+    room = _room(windows)
     for t in range(columns.shape[1]):
         close_y, close_x, volume_y, volume_x = columns[:, t]
-        _append_bar(history, t, close_y, close_x, volume_y, volume_x, windows, is_log, rows[t])
+        _append_bar(
+            history, t, close_y, close_x, volume_y, volume_x, windows, is_log, room, rows[t]
+        )
+
+
+@compiled
+def _room(windows: Windows) -> Float1D:
+    """Return room to work in: for sums, then for the changes of the longer window of them."""
+    return np.empty(N_SUMS + max(windows[1], windows[3]))
 
 
 @compiled
@@ -386,6 +401,7 @@ def _append_to_each(
     rows: Float2D,
 ) -> None:
     """Append bar `columns[:, n]` to the history at `places[n]` and write its row."""
+    room = _room(windows)
     for n in range(len(places)):
         place = places[n]
         close_y, close_x, volume_y, volume_x = columns[:, n]
@@ -398,6 +414,7 @@ def _append_to_each(
             volume_x,
             windows,
             is_log,
+            room,
             rows[n],
         )
 
@@ -429,6 +446,7 @@ def _append_bar(
     volume_x: float,
     windows: Windows,
     is_log: bool,
+    room: Float1D,
     row: Float1D,
 ) -> bool:
     """Append a bar as column `t` of the history, write its row and tell if it is complete.
@@ -437,13 +455,12 @@ def _append_bar(
     yet, and spreads by arithmetic to every row whose windows hold it.
     """
     beta_window, z_window, volume_window, trend_window, lags, warmup = windows
-    log_x = math.log(close_x)
+    sums, changes = room[:N_SUMS], room[N_SUMS:]
     history[_Y, t] = math.log(close_y) if is_log else close_y
-    history[_X, t] = log_x if is_log else close_x
-    history[_LOG_X, t] = log_x
+    history[_X, t] = math.log(close_x) if is_log else close_x
     history[_TURNOVER_Y, t] = math.log1p(close_y * volume_y)
     history[_TURNOVER_X, t] = math.log1p(close_x * volume_x)
-    history[_SPREAD, t] = history[_CHANGE, t] = history[_Z, t] = math.nan
+    history[_SPREAD, t] = history[_Z, t] = math.nan
     row[:] = math.nan
 
     end = t + 1
@@ -451,35 +468,41 @@ def _append_bar(
         return False
     y, x = history[_Y, t], history[_X, t]
     first = end - beta_window
-    beta, alpha = window_ols(history[_Y, first:end], history[_X, first:end])
+    beta, alpha = window_ols(history[_Y, first:end], history[_X, first:end], sums)
     spread = y - (beta * x + alpha)
-    spreads, changes, z_scores = history[_SPREAD], history[_CHANGE], history[_Z]
+    spreads, z_scores = history[_SPREAD], history[_Z]
     spreads[t] = spread
-    changes[t] = spread - spreads[t - 1]  # NaN at the first spread: there is none before
 
     if end < beta_window + z_window - 1:
         return False
-    mean, std = window_mean_std(spreads[end - z_window : end])
+    mean, std = window_mean_std(spreads[end - z_window : end], sums)
     is_flat = std <= NEGLIGIBLE_STD * (abs(y) + abs(beta * x) + abs(alpha))
     z_score = 0.0 if is_flat else (spread - mean) / std
     z_scores[t] = z_score
 
     if end < warmup:
         return False
-    volatility = window_mean_std(changes[end - z_window : end])[1]
-    short_volatility = window_mean_std(changes[end - trend_window : end])[1]
-    usual_y = window_mean_std(history[_TURNOVER_Y, end - volume_window : end])[0]
-    usual_x = window_mean_std(history[_TURNOVER_X, end - volume_window : end])[0]
+    n_changes = len(changes)
+    before, after = spreads[t - n_changes : t], spreads[end - n_changes : end]
+    for i in range(n_changes):
+        changes[i] = after[i] - before[i]
+    volatility = window_mean_std(changes[n_changes - z_window :], sums)[1]
+    short_volatility = window_mean_std(changes[n_changes - trend_window :], sums)[1]
+    usual_y = window_mean(history[_TURNOVER_Y, end - volume_window : end], sums)
+    usual_x = window_mean(history[_TURNOVER_X, end - volume_window : end], sums)
     row[0], row[1], row[2], row[3], row[4], row[5] = beta, alpha, spread, mean, std, z_score
     row[6] = z_score - z_scores[t - 1]
     row[7] = row[6] - (z_scores[t - 1] - z_scores[t - 2])
-    row[8] = window_half_life(spreads[end - z_window : end], float(z_window))
+    row[8] = window_half_life(
+        spreads[end - z_window : end], changes[n_changes - z_window + 1 :], float(z_window), sums
+    )
     row[9] = volatility
     row[10] = history[_TURNOVER_Y, t] - usual_y
     row[11] = history[_TURNOVER_X, t] - usual_x
     row[12], row[13] = usual_y, usual_x
     row[14] = 0.0 if is_flat else (spread - spreads[t - trend_window]) / std
-    row[15] = log_x - history[_LOG_X, t - trend_window]
+    x_before = history[_X, t - trend_window]
+    row[15] = x - x_before if is_log else math.log(x) - math.log(x_before)
     row[16] = 1.0 if volatility == 0.0 else short_volatility / volatility
     for lag in range(1, lags + 1):
         row[_N_BASE + lag - 1] = z_scores[t - lag]

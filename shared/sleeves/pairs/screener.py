@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.clock import instant_of_ms, ms_of_instant
+from shared.clock import instant_of_ms, ms_of_instant, timeframe_ms
 from shared.events.ingest import BarsClosed
 from shared.events.screener import PairsScreened, RosterPair
+from shared.sleeves.pairs.carried import CarriedTests
 from shared.sleeves.pairs.screen_window import ScreenWindow
 from shared.sleeves.pairs.screening import (
     PairStatistics,
@@ -23,11 +24,22 @@ from shared.sleeves.pairs.screening import (
 
 @dataclass(frozen=True, slots=True)
 class ScreenedClose:
-    """What one close gave: the event, the screen behind it, symbols left out and why."""
+    """What one close gave.
+
+    Attributes
+    ----------
+    event, screen
+        The event, and the screen behind it.
+    excluded
+        Symbols left out, each with the reason.
+    symbols_by_bars
+        How many symbols are tested on how many bars, the longest first.
+    """
 
     event: PairsScreened
     screen: Screen | None
     excluded: dict[str, str]
+    symbols_by_bars: dict[int, int]
 
 
 class PairScreener:
@@ -50,18 +62,26 @@ class PairScreener:
     ) -> None:
         self._settings = settings
         self._timeframe = timeframe
-        self.window = ScreenWindow(settings.window_bars)
+        self.window = ScreenWindow(
+            settings.window_bars, settings.fewest_bars, timeframe_ms(timeframe)
+        )
+        self._carried = CarriedTests(settings)
         self.roster = tuple(roster)
         self.last_closes_at_ms = last_closes_at_ms
 
     def push(self, closed: BarsClosed) -> None:
-        """Add bars to the window without screening, as history."""
-        self.window.push(
+        """Add bars to the window without screening, as history.
+
+        The last `window.history_bars` closes are all that a screen looks at.
+        """
+        is_changed = self.window.push(
             closed.closes_at_ms,
             [bar.symbol for bar in closed.bars],
             np.array([bar.close for bar in closed.bars]),
             np.array([bar.volume for bar in closed.bars]),
         )
+        if is_changed:
+            self._carried.forget(closed.closes_at_ms)
 
     def screen(self, closed: BarsClosed, tradable: Collection[str]) -> ScreenedClose:
         """Screen a close; one that is not newer than the last only completes the window.
@@ -70,15 +90,23 @@ class PairScreener:
         stability.
         """
         self.push(closed)
-        complete = self.window.complete()
+        present = self.window.ragged()
         if self.last_closes_at_ms is not None and closed.closes_at_ms <= self.last_closes_at_ms:
-            return ScreenedClose(self._event(closed, None), None, complete.excluded)
+            event = self._event(closed, None)
+            return ScreenedClose(event, None, present.excluded, present.symbols_by_bars)
         screen = screen_pairs(
-            complete.symbols, complete.log_prices, complete.quote_volume, tradable, self._settings
+            present.symbols,
+            present.log_prices,
+            present.quote_volume,
+            tradable,
+            self._settings,
+            longest=self._carried.longest(self.window, present),
+            null_smallest=self._carried.null(self.window),
         )
         self.roster = update_roster(self.roster, screen, closed.closes_at_ms, self._settings)
         self.last_closes_at_ms = closed.closes_at_ms
-        return ScreenedClose(self._event(closed, screen), screen, complete.excluded)
+        event = self._event(closed, screen)
+        return ScreenedClose(event, screen, present.excluded, present.symbols_by_bars)
 
     def _event(self, closed: BarsClosed, screen: Screen | None) -> PairsScreened:
         return PairsScreened(

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from shared.errors import DataError
-from shared.quant.cointegration import engle_granger_all_pairs
+from shared.quant.cointegration import EngleGrangerResult
 from shared.quant.empirical_null import adjusted_by_null, smallest_null_p_values
 from shared.quant.mean_reversion import (
     correlation_of_changes,
@@ -24,6 +24,7 @@ from shared.quant.mean_reversion import (
     zero_crossings,
 )
 from shared.quant.multiple_testing import benjamini_hochberg, benjamini_yekutieli
+from shared.quant.ragged_cointegration import engle_granger_ragged, has_every_bar, moves
 from shared.quant.typing import Bool1D, Float1D, Float2D, Int1D
 
 Method = Literal["empirical_null", "benjamini_hochberg", "benjamini_yekutieli", "p_value", "top_n"]
@@ -51,6 +52,8 @@ class ScreenSettings(BaseModel, frozen=True, extra="forbid"):
         Copies made by `empirical_null`; the lowest level it can tell is 1 / (1 + copies).
     window_bars
         Bars a screen looks back on.
+    min_bars
+        Fewest bars a symbol is tested on; `None` takes half of `window_bars`.
     top_n
         Tests accepted by the method of that name.
     enter_after_screens, leave_after_screens
@@ -77,6 +80,7 @@ class ScreenSettings(BaseModel, frozen=True, extra="forbid"):
     level: float = Field(0.05, gt=0, lt=1)
     null_copies: int = Field(99, ge=19)
     window_bars: int = Field(1000, ge=200)
+    min_bars: int | None = Field(None, ge=100)
     top_n: int = Field(20, gt=0)
     enter_after_screens: int = Field(3, ge=1)
     leave_after_screens: int = Field(12, ge=1)
@@ -92,6 +96,11 @@ class ScreenSettings(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _bounds_are_in_order(self) -> Self:
+        if self.fewest_bars > self.window_bars:
+            raise ValueError(
+                f"min_bars {self.min_bars} is above window_bars {self.window_bars}: lower the one "
+                "or raise the other"
+            )
         if self.hedge_ratio_min > self.hedge_ratio_max:
             raise ValueError(
                 f"hedge_ratio_min {self.hedge_ratio_min} is above hedge_ratio_max "
@@ -103,6 +112,11 @@ class ScreenSettings(BaseModel, frozen=True, extra="forbid"):
                 f"{self.half_life_max_bars}: lower the one or raise the other"
             )
         return self
+
+    @property
+    def fewest_bars(self) -> int:
+        """Fewest bars a symbol is tested on."""
+        return self.window_bars // 2 if self.min_bars is None else self.min_bars
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +136,8 @@ class PairTests:
         they are the method, else by Benjamini and Hochberg.
     accepted : ndarray of bool, shape (m,)
         By the method alone, before every filter.
-    n_bars
-        Bars of each test.
+    n_bars : ndarray of int64, shape (m,)
+        Bars of each test: those of the leg that has fewer.
     """
 
     y_index: Int1D
@@ -135,7 +149,7 @@ class PairTests:
     intercept: Float1D
     q_value: Float1D
     accepted: Bool1D
-    n_bars: int
+    n_bars: Int1D
 
 
 @dataclass(frozen=True)
@@ -180,7 +194,8 @@ class Screen:
     symbols
         Symbols that were tested.
     tests
-        All ordered tests of them.
+        All ordered tests of them; none of a pair one leg of which never moved within the bars
+        that both have.
     candidates
         Accepted pairs of two tradable symbols that pass every filter, in the direction of
         the lower p-value, by (p-value, y, x).
@@ -203,21 +218,32 @@ def screen_pairs(
     quote_volume: Float2D,
     tradable: Collection[str],
     settings: ScreenSettings,
+    *,
+    longest: EngleGrangerResult | None = None,
+    null_smallest: Float1D | None = None,
 ) -> Screen:
     """Test every ordered pair of symbols and keep those that can be traded.
+
+    A pair is tested on the bars both symbols have. All tests, of however many bars, are one
+    family to the method.
 
     Parameters
     ----------
     symbols
-        N distinct symbols, each with every bar of the window.
+        N distinct symbols, each with every bar from its first to the end of the window.
     log_prices : ndarray of float64, shape (T, N)
-        Natural logarithm of the close; T is `settings.window_bars`.
+        Natural logarithm of the close, NaN before a symbol's first bar; T is
+        `settings.window_bars`.
     quote_volume : ndarray of float64, shape (T, N)
-        Traded value per bar, in USDT.
+        Traded value per bar, in USDT; it has every bar that the price has.
     tradable
         Symbols that may be traded; the others are tested too and count as tests.
     settings
         Method, level and filters.
+    longest
+        The tests among the symbols whose price moved and has all T bars, where they are known.
+    null_smallest
+        Smallest p-values of the copies, where they are known; only `empirical_null` asks.
 
     Returns
     -------
@@ -228,19 +254,19 @@ def screen_pairs(
     Raises
     ------
     DataError
-        If the shapes do not fit the symbols and the window, a symbol is named twice or a
-        value is not finite.
+        If the shapes do not fit the symbols and the window, a symbol is named twice, has a
+        gap or a value that is not finite.
     """
     _check_window(symbols, log_prices, quote_volume, settings)
-    moves = np.array([np.ptp(log_prices[:, n]) > 0.0 for n in range(len(symbols))], dtype=np.bool_)
-    tested = tuple(symbol for symbol, moved in zip(symbols, moves, strict=True) if moved)
+    moved = moved_at_all(log_prices)
+    tested = tuple(symbol for symbol, has_moved in zip(symbols, moved, strict=True) if has_moved)
     n_unmoved = len(symbols) - len(tested)
-    if len(tested) < 2:
+    if not moved.all():
+        log_prices, quote_volume = log_prices[:, moved], quote_volume[:, moved]
+    tests = _test_pairs(tested, log_prices, settings, longest, null_smallest)
+    if len(tests.p_value) == 0:
         summary = _summary_without_tests(len(tested), n_unmoved, settings)
-        return Screen(tested, _no_tests(settings.window_bars), (), (), summary)
-    log_prices, quote_volume = log_prices[:, moves], quote_volume[:, moves]
-
-    tests = _test_pairs(tested, log_prices, settings)
+        return Screen(tested, tests, (), (), summary)
     kept = _better_directions(tested, tests)
     both_tradable = _both_tradable(tested, tests, kept, tradable)
     statistics = _pair_statistics(tested, log_prices, tests, both_tradable)
@@ -263,6 +289,14 @@ def screen_pairs(
     return Screen(tested, tests, candidates, refused, summary)
 
 
+def moved_at_all(log_prices: Float2D) -> Bool1D:
+    """Tell of which symbols the price moved within the bars they have."""
+    lowest = np.fmin.reduce(log_prices, axis=0, initial=np.inf)
+    highest = np.fmax.reduce(log_prices, axis=0, initial=-np.inf)
+    moved: Bool1D = highest > lowest
+    return moved
+
+
 def _check_window(
     symbols: Sequence[str], log_prices: Float2D, quote_volume: Float2D, settings: ScreenSettings
 ) -> None:
@@ -278,29 +312,33 @@ def _check_window(
                 f"{name} have shape {values.shape}: give the last {expected[0]} bars of the "
                 f"{expected[1]} symbols"
             )
-        unusable = np.flatnonzero(~np.isfinite(values).all(axis=0))
+    has_volume = (np.isfinite(quote_volume) | np.isnan(log_prices)).all(axis=0)
+    for name, is_good in (
+        ("log prices", has_every_bar(log_prices)),
+        ("quote volumes", has_volume),
+    ):
+        unusable = np.flatnonzero(~is_good)
         if unusable.size:
             raise DataError(
                 f"{name} of {symbols[unusable[0]]} hold a value that is not finite: leave out "
-                "symbols that lack a bar"
+                "symbols that lack a bar between their first and the last"
             )
 
 
-def _no_tests(n_bars: int) -> PairTests:
-    none = np.empty(0)
-    index = np.empty(0, dtype=np.int64)
-    accepted = np.empty(0, dtype=np.bool_)
-    return PairTests(index, index, none, none, index, none, none, none, accepted, n_bars)
-
-
-def _test_pairs(symbols: Sequence[str], log_prices: Float2D, settings: ScreenSettings) -> PairTests:
-    result = engle_granger_all_pairs(log_prices)
-    y_index, x_index = np.nonzero(~np.eye(len(symbols), dtype=np.bool_))
+def _test_pairs(
+    symbols: Sequence[str],
+    log_prices: Float2D,
+    settings: ScreenSettings,
+    longest: EngleGrangerResult | None,
+    null_smallest: Float1D | None,
+) -> PairTests:
+    result = engle_granger_ragged(log_prices, longest)
+    y_index, x_index = np.nonzero(result.n_bars)
     p_value = result.p_value[y_index, x_index]
     if settings.method == "empirical_null":
-        # The same signs at every screen: the bar for a pair then moves with the market alone.
-        smallest = smallest_null_p_values(log_prices, settings.null_copies, seed=0)
-        q_value = adjusted_by_null(p_value, smallest)
+        if null_smallest is None:
+            null_smallest = null_of(log_prices, settings) if len(p_value) else np.empty(0)
+        q_value = adjusted_by_null(p_value, null_smallest)
     elif settings.method == "benjamini_yekutieli":
         q_value = benjamini_yekutieli(p_value)
     else:
@@ -322,8 +360,16 @@ def _test_pairs(symbols: Sequence[str], log_prices: Float2D, settings: ScreenSet
         result.intercept[y_index, x_index],
         q_value,
         accepted,
-        result.n_bars,
+        result.n_bars[y_index, x_index],
     )
+
+
+def null_of(log_prices: Float2D, settings: ScreenSettings) -> Float1D:
+    """Return the smallest p-values of sign-flipped copies of a window.
+
+    The same signs every time: the bar for a pair then moves with the market alone.
+    """
+    return smallest_null_p_values(log_prices, settings.null_copies, seed=0)
 
 
 def _by_p_value(symbols: Sequence[str], y_index: Int1D, x_index: Int1D, p_value: Float1D) -> Int1D:
@@ -337,11 +383,12 @@ def _by_p_value(symbols: Sequence[str], y_index: Int1D, x_index: Int1D, p_value:
 def _better_directions(symbols: Sequence[str], tests: PairTests) -> list[int]:
     """Return one test of every accepted pair: that of the lower p-value, ties by name."""
     chosen: dict[tuple[int, int], int] = {}
-    for test in _by_p_value(symbols, tests.y_index, tests.x_index, tests.p_value).tolist():
-        y, x = int(tests.y_index[test]), int(tests.x_index[test])
-        # In this order the better direction comes first, and is accepted if either is.
-        if tests.accepted[test]:
-            chosen.setdefault((min(y, x), max(y, x)), test)
+    accepted = np.flatnonzero(tests.accepted)
+    y_index, x_index = tests.y_index[accepted], tests.x_index[accepted]
+    # In this order the better direction comes first, and is accepted if either is.
+    for n in _by_p_value(symbols, y_index, x_index, tests.p_value[accepted]).tolist():
+        y, x = int(y_index[n]), int(x_index[n])
+        chosen.setdefault((min(y, x), max(y, x)), int(accepted[n]))
     return list(chosen.values())
 
 
@@ -358,19 +405,24 @@ def _pair_statistics(
     symbols: Sequence[str], log_prices: Float2D, tests: PairTests, rows: Sequence[int]
 ) -> list[PairStatistics]:
     chosen = np.array(rows, dtype=np.int64)
-    y = log_prices[:, tests.y_index[chosen]]
-    x = log_prices[:, tests.x_index[chosen]]
-    spreads = y - tests.hedge_ratio[chosen] * x - tests.intercept[chosen]
-    # The spread of two equal series never changes: it has no half-life to speak of, and the
-    # infinite statistic of its pair is refused whatever stands here.
-    moves = spreads.max(axis=0) > spreads.min(axis=0)
     half_life = np.full(len(chosen), np.inf)
     hurst = np.full(len(chosen), np.nan)
     crossings = np.zeros(len(chosen), dtype=np.int64)
-    half_life[moves] = half_life_bars(spreads[:, moves])
-    hurst[moves] = hurst_exponent(spreads[:, moves])
-    crossings[moves] = zero_crossings(spreads[:, moves])
-    correlation = correlation_of_changes(y, x)
+    correlation = np.full(len(chosen), np.nan)
+    for n_bars in np.unique(tests.n_bars[chosen]).tolist():
+        alike = np.flatnonzero(tests.n_bars[chosen] == n_bars)
+        test = chosen[alike]
+        y = log_prices[-n_bars:, tests.y_index[test]]
+        x = log_prices[-n_bars:, tests.x_index[test]]
+        spreads = y - tests.hedge_ratio[test] * x - tests.intercept[test]
+        # The spread of two equal series never changes: it has no half-life to speak of, and
+        # the infinite statistic of its pair is refused whatever stands here.
+        is_moving = moves(spreads)
+        moving = alike[is_moving]
+        half_life[moving] = half_life_bars(spreads[:, is_moving])
+        hurst[moving] = hurst_exponent(spreads[:, is_moving])
+        crossings[moving] = zero_crossings(spreads[:, is_moving])
+        correlation[alike] = correlation_of_changes(y, x)
     return [
         PairStatistics(
             y=symbols[tests.y_index[test]],
@@ -385,7 +437,7 @@ def _pair_statistics(
             hurst=float(hurst[n]),
             correlation=float(correlation[n]),
             crossings=int(crossings[n]),
-            n_bars=tests.n_bars,
+            n_bars=int(tests.n_bars[test]),
         )
         for n, test in enumerate(rows)
     ]
@@ -394,8 +446,12 @@ def _pair_statistics(
 def _thinner_leg_volume(
     quote_volume: Float2D, tests: PairTests, rows: Sequence[int]
 ) -> list[float]:
-    median = np.median(quote_volume, axis=0)
-    return [float(min(median[tests.y_index[test]], median[tests.x_index[test]])) for test in rows]
+    thinner = []
+    for test in rows:
+        legs = [tests.y_index[test], tests.x_index[test]]
+        medians = np.median(quote_volume[-tests.n_bars[test] :, legs], axis=0)
+        thinner.append(float(medians.min()))
+    return thinner
 
 
 def _reason_to_refuse(pair: PairStatistics, volume_usdt: float, settings: ScreenSettings) -> str:
@@ -424,7 +480,8 @@ def _reason_to_refuse(pair: PairStatistics, volume_usdt: float, settings: Screen
 
 def _summary_without_tests(n_tested: int, n_unmoved: int, settings: ScreenSettings) -> str:
     return (
-        f"no test made: a pair needs two symbols with all {settings.window_bars:,} bars, there "
+        f"no test made: a pair needs two symbols with {settings.fewest_bars:,} to "
+        f"{settings.window_bars:,} bars up to the close, there "
         f"{'is' if n_tested == 1 else 'are'} {n_tested}{_left_out(n_unmoved)}"
     )
 
