@@ -110,7 +110,20 @@ def other_than(value: object) -> object:
     [
         (ORDER, order_row, {"reason"}),
         (FILL, fill_row, set()),
-        (POSITION, position_row, {"symbol_y", "symbol_x"}),  # both are in the pair
+        # The symbols are in the pair; the others tell how execution went, not what was decided.
+        (
+            POSITION,
+            position_row,
+            {
+                "symbol_y",
+                "symbol_x",
+                "target_lots_y",
+                "target_lots_x",
+                "exposed_since_ms",
+                "exposed_ms",
+                "is_residue",
+            },
+        ),
     ],
 )
 def test_every_business_column_is_part_of_a_row(
