@@ -77,7 +77,7 @@ def prepare(
     bars = market.checked[settings.trade_timeframe].accepted
     closes = bars.between(start_ms, end_ms).closes()
     table = compute_feature_table(bars, closes, screens, settings.features)
-    inputs = trade_inputs(table, bars, settings.features.spread_space)
+    inputs = trade_inputs(table, bars, market.instruments, settings.features.spread_space)
     return Prepared(market, settings, start_ms, end_ms, screens, table, inputs)
 
 
