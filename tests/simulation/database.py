@@ -1,8 +1,7 @@
-"""The real Postgres, all of a run in one transaction that is never committed.
+"""The real Postgres, on which every statement and every commit of the process is a side effect.
 
-What the product commits is a savepoint that is released, what it rolls back one that is
-rolled back to: the same rows appear and vanish, without a disk that must be waited for and
-without a schema that must be made for every seed.
+One database serves one run after another. It does not wait for its disk: a crash of the
+process is simulated, one of the server is not.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from shared.database.tables import metadata
 from tests.simulation.world import World
 
 
@@ -34,31 +34,35 @@ class Database:
 
     Parameters
     ----------
-    connection
-        In the transaction of the run.
+    engine
+        The real one.
     world
         In which the process lives.
     """
 
-    def __init__(self, connection: AsyncConnection, world: World) -> None:
-        self._connection = connection
+    def __init__(self, engine: AsyncEngine, world: World) -> None:
+        self._engine = engine
         self._world = world
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[_WatchedConnection]:
         world = self._world
         world.side_effect("begin")
-        savepoint = await self._connection.begin_nested()
-        world.n_open_transactions += 1
-        try:
-            yield _WatchedConnection(self._connection, world)
+        async with self._engine.begin() as connection:
+            yield _WatchedConnection(connection, world)
             world.side_effect("commit, before it")
             world.break_connection("commit, before it")
-        except BaseException:
-            await savepoint.rollback()
-            raise
-        finally:
-            world.n_open_transactions -= 1
-        await savepoint.commit()
         world.side_effect("commit, after it")
         world.break_connection("commit, after it")
+
+
+def open_database(url: str) -> AsyncEngine:
+    """Return an engine whose commits wait for no disk."""
+    settings = {"synchronous_commit": "off", "timezone": "UTC", "lock_timeout": "5000"}
+    return create_async_engine(url, connect_args={"server_settings": settings})
+
+
+async def forget(connection: AsyncConnection) -> None:
+    """Take every row out of the record."""
+    for table in reversed(metadata.sorted_tables):
+        await connection.execute(table.delete())

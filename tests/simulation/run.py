@@ -23,13 +23,14 @@ from shared.book.control import TradingCommand
 from shared.book.limits import RiskLimits
 from shared.bus import log
 from shared.bus.consumer import Consumer, Routes, UnitOfWork
+from shared.bus.retry import RetryPolicy
 from shared.bus.streams import Streams
 from shared.database.tables import instruments
-from shared.errors import RetryableError
+from shared.errors import MntError, RetryableError
 from shared.service import Runtime
 from shared.settings import Settings
 from tests.simulation.bus import Bus
-from tests.simulation.database import Database
+from tests.simulation.database import Database, forget, open_database
 from tests.simulation.portfolio import LINEAGE, TOPIC, Portfolio
 from tests.simulation.rules import Rules
 from tests.simulation.wire import Client, Wire
@@ -41,9 +42,9 @@ from tests.simulation.world import (
     World,
 )
 
-MAX_STEPS = 5_000
+MAX_STEPS = 2_000
 """A run that is not quiet by then never will be."""
-QUIET_MS = 700_000
+QUIET_MS = 600_000
 """Time given after the last close: book and venue are compared once more within it."""
 SETTINGS = Settings(
     venue_api_key=SecretStr("key"),
@@ -92,11 +93,17 @@ class _VirtualAsyncio:
 class _Run:
     """The parts of a run that outlive a process of the executor."""
 
-    def __init__(self, seed: int, connection: AsyncConnection, client: Client) -> None:
-        self.connection = connection
-        self.world = World(seed, SETTINGS.execution, SETTINGS.portfolio.capital_e8)
+    def __init__(
+        self, seed: int, engine: AsyncEngine, connection: AsyncConnection, client: Client
+    ) -> None:
+        self.engine, self.connection = engine, connection
+        terms = SETTINGS.execution
+        if seed % 2:
+            terms = terms.model_copy(update={"funding_ppm": 0})
+        self.settings = SETTINGS.model_copy(update={"execution": terms})
+        self.world = World(seed, terms, SETTINGS.portfolio.capital_e8)
         self.bus = Bus(self.world)
-        self.rules = Rules(self.world, connection, SETTINGS)
+        self.rules = Rules(self.world, connection, self.settings)
         self.portfolio = Portfolio(self.world, connection)
         self._random = self.world.chance("operator")
         self._intervenes = self._random.choice((0.0, 0.0, 0.01, 0.05))
@@ -133,11 +140,11 @@ class _Run:
         """Run one process of the executor until it crashes or the run is over."""
         self.world.begin_process()
         self.world.note("start")
-        executor = Executor(SETTINGS)
+        executor = Executor(self.settings)
         consumer = Consumer(
             "executor",
             "1",
-            cast("AsyncEngine", Database(self.connection, self.world)),
+            cast("AsyncEngine", Database(self.engine, self.world)),
             cast("Streams", self.bus),
             Routes(
                 handlers={TOPIC: executor.settle},
@@ -146,6 +153,7 @@ class _Run:
                 when_idle=executor.tidy_up,
                 close=executor.close,
             ),
+            RetryPolicy(first_wait_seconds=0.5),
         )
         executor.attach(cast("Runtime", SimpleNamespace(consumer=consumer)))
         await consumer._patiently(consumer._prepare)
@@ -175,12 +183,15 @@ class _Run:
         if not has_done:
             await consumer._look_into_log()
             await self._intervene()
-            self.world.pass_time(self._random.choice((250, 1_000, 5_000, 60_000)))
+            pauses_ms = (60_000,) if self.world.is_healed else (1_000, 5_000, 60_000, 100_000)
+            self.world.pass_time(self._random.choice(pauses_ms))
 
     async def sleep(self, seconds: float) -> None:
         """Let time pass for a consumer that waits between two tries."""
         self.n_steps += 1
         self.world.require(self.n_steps < MAX_STEPS, "a try comes to its end", self.n_steps)
+        if self.consumer is not None:
+            self.world.note(f"retry: {self.consumer.last_error}"[:250])
         self.world.pass_time(round(seconds * 1_000) + 1)
         if self.consumer is not None and not self.consumer._turn.locked():
             await self._intervene()
@@ -221,43 +232,54 @@ class _Run:
         self.rules.judge_memory(self.executor._ledger, recorded)
 
 
-async def simulate(seed: int, connection: AsyncConnection, client: Client) -> Outcome:
-    """Run a seed and take back what it wrote.
+class Simulator:
+    """Runs seeds, one after another.
 
     Parameters
     ----------
-    seed
-        Decides everything.
+    engine
+        Of a migrated database that nobody else uses.
     connection
-        To a migrated database without a row, not in a transaction.
-    client
-        Of ccxt, used by one run at a time.
+        To it, every statement a transaction: what others than the executor read and write.
     """
-    broken = None
-    transaction = await connection.begin()
-    run = _Run(seed, connection, client)
-    world = run.world
-    try:
-        with (
-            patch.object(shared.clock, "time", SimpleNamespace(monotonic=world.seconds)),
-            patch.object(shared.bus.consumer, "asyncio", _VirtualAsyncio(run.sleep)),
-            patch.object(shared.venues.gateway, "open_exchange", client.open),
-        ):
-            await run.prepare()
-            await run.until_quiet()
-            await run.judge_end()
-    except InvariantError as error:
-        broken = str(error)
-    finally:
-        n_orders = world.venue.exchange.store.counts()["orders"]
-        world.venue.close()
-        await transaction.rollback()
-    return Outcome(seed, broken, tuple(world.events), world.digest, world.n_crashes, n_orders)
+
+    def __init__(self, engine: AsyncEngine, connection: AsyncConnection) -> None:
+        self._engine = engine
+        self._connection = connection
+        self._client = Client()
+
+    async def run(self, seed: int) -> Outcome:
+        """Run a seed on an empty record."""
+        broken = None
+        await forget(self._connection)
+        run = _Run(seed, self._engine, self._connection, self._client)
+        world = run.world
+        try:
+            with (
+                patch.object(shared.clock, "time", SimpleNamespace(monotonic=world.seconds)),
+                patch.object(shared.bus.consumer, "asyncio", _VirtualAsyncio(run.sleep)),
+                patch.object(shared.venues.gateway, "open_exchange", self._client.open),
+            ):
+                await run.prepare()
+                await run.until_quiet()
+                await run.judge_end()
+        except InvariantError as error:
+            broken = str(error)
+        except MntError as error:
+            broken = f"no process ends by itself: {type(error).__name__}: {error}"
+        finally:
+            n_orders = world.venue.exchange.store.counts()["orders"]
+            world.venue.close()
+        return Outcome(seed, broken, tuple(world.events), world.digest, world.n_crashes, n_orders)
 
 
 @asynccontextmanager
-async def simulator(engine: AsyncEngine) -> AsyncIterator[Callable[[int], Any]]:
-    """Yield what runs a seed, on one connection for all."""
-    client = Client()
-    async with engine.connect() as connection:
-        yield lambda seed: simulate(seed, connection, client)
+async def simulator(database_url: str) -> AsyncIterator[Simulator]:
+    """Open a simulator on a migrated database that nobody else uses."""
+    engine = open_database(database_url)
+    try:
+        async with engine.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield Simulator(engine, connection)
+    finally:
+        await engine.dispose()

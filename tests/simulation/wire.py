@@ -63,6 +63,7 @@ class Wire:
     """
 
     def __init__(self, world: World, inspect: Inspect) -> None:
+        self.headers: dict[str, str] = {}
         self._world = world
         self._inspect = inspect
         self._random = world.chance("wire")
@@ -118,6 +119,10 @@ class Client:
         """Send what follows over a wire, and tell the time of a world."""
         self._exchange.session = wire
         self._exchange.milliseconds = lambda: world.now_ms
+        self._exchange.close = self._close
+
+    async def _close(self) -> None:
+        """Keep it for the next process."""
 
     def open(self, _kind: object, _url: str, **config: Any) -> Any:
         """Return the client as a new process would make it: knowing nothing."""

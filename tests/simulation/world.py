@@ -20,10 +20,10 @@ from shared.venues.faults import FaultSettings, OrderFaults, RequestFaults
 BAR_MS = 300_000
 MIDNIGHT_MS = 1_704_067_200_000
 N_BARS = 60
-N_FAULTY = 9
+N_FAULTY = 6
 """Closes until everything works; by then it has been 08:00, an instant of funding."""
-N_CLOSES = 22
-FIRST_OPEN_MS = MIDNIGHT_MS + 8 * 3_600_000 - 6 * BAR_MS
+N_CLOSES = 15
+FIRST_OPEN_MS = MIDNIGHT_MS + 8 * 3_600_000 - 4 * BAR_MS
 INSTRUMENTS = tuple(
     Instrument(f"{name}/USDT", 2, 3, 500_000_000, "perpetual")
     for name in ("AAA", "BBB", "CCC", "DDD", "EEE")
@@ -61,9 +61,8 @@ class World:
         self.n_crashes = 0
         self.is_dead = False
         self.is_healed = False
-        self.n_open_transactions = 0
         self._random = self.chance("world")
-        self._crash_every = self._random.choice((40, 100, 300))
+        self._crash_every = self._random.choice((100, 300, 1_000))
         self._breaks = self._random.choice((0.0, 0.003, 0.01))
         self._until_crash = 0
         self._standing_at_ms = FIRST_OPEN_MS
@@ -149,7 +148,7 @@ class World:
         random = self.chance("faults")
 
         def odds() -> float:
-            return random.choice((0.0, 0.0, 0.02, 0.1, 0.3))
+            return random.choice((0.0, 0.0, 0.0, 0.0, 0.02, 0.1, 0.2))
 
         def requests() -> dict[str, float]:
             chosen = {
