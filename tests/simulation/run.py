@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 from pydantic import SecretStr
 from sqlalchemy import insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import shared.bus.consumer
@@ -153,7 +154,7 @@ class _Run:
                 when_idle=executor.tidy_up,
                 close=executor.close,
             ),
-            RetryPolicy(first_wait_seconds=0.5),
+            RetryPolicy(first_wait_seconds=0.5, longest_wait_seconds=30.0),
         )
         executor.attach(cast("Runtime", SimpleNamespace(consumer=consumer)))
         await consumer._patiently(consumer._prepare)
@@ -265,9 +266,10 @@ class Simulator:
                 await run.judge_end()
         except InvariantError as error:
             broken = str(error)
-        except MntError as error:
+        except (MntError, DBAPIError) as error:
             broken = f"no process ends by itself: {type(error).__name__}: {error}"
         finally:
+            self._client.disconnect()
             n_orders = world.venue.exchange.store.counts()["orders"]
             world.venue.close()
         return Outcome(seed, broken, tuple(world.events), world.digest, world.n_crashes, n_orders)

@@ -121,6 +121,10 @@ class Client:
         self._exchange.milliseconds = lambda: world.now_ms
         self._exchange.close = self._close
 
+    def disconnect(self) -> None:
+        """Let go of the wire, or the client asks at its end for what has no end."""
+        self._exchange.session = None
+
     async def _close(self) -> None:
         """Keep it for the next process."""
 

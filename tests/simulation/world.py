@@ -23,6 +23,7 @@ N_BARS = 60
 N_FAULTY = 6
 """Closes until everything works; by then it has been 08:00, an instant of funding."""
 N_CLOSES = 15
+STRANGER = "not-ours"
 FIRST_OPEN_MS = MIDNIGHT_MS + 8 * 3_600_000 - 4 * BAR_MS
 INSTRUMENTS = tuple(
     Instrument(f"{name}/USDT", 2, 3, 500_000_000, "perpetual")
@@ -66,6 +67,9 @@ class World:
         self._breaks = self._random.choice((0.0, 0.003, 0.01))
         self._until_crash = 0
         self._standing_at_ms = FIRST_OPEN_MS
+        self._stranger_at_ms = self._random.randint(FIRST_OPEN_MS, close_ms(N_FAULTY))
+        self.has_stranger = self._random.random() < 0.25
+        self._has_traded = False
         self.venue = InProcessVenue(
             _market(self.chance("market")), terms, capital_e8, self._faults()
         )
@@ -100,10 +104,25 @@ class World:
                 n_fills = self.venue.advance(self._standing_at_ms)
                 self.note(f"close {self.n_closed - 1}, {n_fills} fills")
         self.venue.wait_until(until_ms)
+        if self.has_stranger and not self._has_traded and self.now_ms >= self._stranger_at_ms:
+            self._trade_as_stranger()
         if not self.is_healed and self.now_ms >= close_ms(N_FAULTY):
             self.is_healed = True
             self.venue.faults.change(FaultSettings(seed=self.seed))
             self.note("healed")
+
+    def _trade_as_stranger(self) -> None:
+        """Trade on the account as somebody else who has its keys."""
+        asked = {
+            "symbol": self._random.choice(INSTRUMENTS).symbol.replace("/", ""),
+            "side": self._random.choice(("BUY", "SELL")),
+            "type": "MARKET",
+            "quantity": "3",
+            "newClientOrderId": STRANGER,
+        }
+        answer = self.venue.request("POST", "/fapi/v1/order", asked)
+        self._has_traded = answer.status == 200 and not answer.is_lost
+        self.note(f"a stranger trades: {answer.status}")
 
     # --- what goes wrong ------------------------------------------------------------------
 
@@ -148,7 +167,7 @@ class World:
         random = self.chance("faults")
 
         def odds() -> float:
-            return random.choice((0.0, 0.0, 0.0, 0.0, 0.02, 0.1, 0.2))
+            return random.choice((0.0, 0.0, 0.0, 0.0, 0.02, 0.05, 0.1))
 
         def requests() -> dict[str, float]:
             chosen = {
