@@ -129,8 +129,8 @@ class Rules:
         )
         require(not unresolved, "every order is resolved in the end", unresolved)
         halves = await self._rows(
-            "SELECT intent_id, count(*) FROM orders WHERE right(intent_id, 5) LIKE '_open' GROUP BY 1 "
-            "HAVING count(DISTINCT leg) <> 2"
+            "SELECT intent_id, count(*) FROM orders WHERE right(intent_id, 4) = 'open' "
+            "GROUP BY 1 HAVING count(DISTINCT leg) <> 2"
         )
         require(not halves, "an intent is ordered on both legs", halves)
         booked = await self._rows(

@@ -20,16 +20,16 @@ from shared.venues.faults import FaultSettings, OrderFaults, RequestFaults
 BAR_MS = 300_000
 MIDNIGHT_MS = 1_704_067_200_000
 N_BARS = 60
-N_FAULTY = 6
+N_FAULTY = 5
 """Closes until everything works; by then it has been 08:00, an instant of funding."""
-N_CLOSES = 15
+N_CLOSES = 13
 STRANGER = "not-ours"
-FIRST_OPEN_MS = MIDNIGHT_MS + 8 * 3_600_000 - 4 * BAR_MS
+FIRST_OPEN_MS = MIDNIGHT_MS + 8 * 3_600_000 - 3 * BAR_MS
 INSTRUMENTS = tuple(
     Instrument(f"{name}/USDT", 2, 3, 500_000_000, "perpetual")
-    for name in ("AAA", "BBB", "CCC", "DDD", "EEE")
+    for name in ("AAA", "BBB", "CCC", "DDD")
 )
-_PRICES = (100.0, 40.0, 250.0, 15.0, 60.0)
+_PRICES = (100.0, 40.0, 250.0, 15.0)
 
 
 class CrashError(BaseException):
@@ -63,7 +63,7 @@ class World:
         self.is_dead = False
         self.is_healed = False
         self._random = self.chance("world")
-        self._crash_every = self._random.choice((100, 300, 1_000))
+        self._crash_every = self._random.choice((150, 400, 1_000))
         self._breaks = self._random.choice((0.0, 0.003, 0.01))
         self._until_crash = 0
         self._standing_at_ms = FIRST_OPEN_MS
@@ -180,7 +180,7 @@ class World:
             seed=self.seed,
             orders=OrderFaults(**requests(), reject=odds() / 2, min_notional=odds() / 4),
             cancels=RequestFaults(**requests()),
-            queries=RequestFaults(**requests()),
+            queries=RequestFaults(**{name: odd / 2 for name, odd in requests().items()}),
             account=RequestFaults(**requests()),
             market=RequestFaults(**{name: odd / 3 for name, odd in requests().items()}),
             late_seconds=random.choice((1.0, 5.0, 30.0)),
