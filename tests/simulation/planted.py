@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
-from unittest.mock import PropertyMock, patch
+from unittest.mock import AsyncMock, PropertyMock, patch
 
 import services.executor.handlers as handlers
 import shared.book.ledger as ledger
@@ -18,7 +18,9 @@ from shared.book.compensation import Compensation, Remedy
 from shared.book.control import TradingControl
 from shared.book.instrument import Instrument
 from shared.book.orders import OrderState, Side, advance_order, client_order_id
+from shared.book.positions import apply_execution
 from shared.bus.consumer import Consumer, UnitOfWork
+from shared.database.engine import insert_rows
 
 Bug = Callable[[], contextlib.AbstractContextManager[Any]]
 BUGS: dict[str, Bug] = {}
@@ -82,11 +84,17 @@ def _trust_the_transport() -> Iterator[None]:
 
 
 @_bug
-def _keep_stale_memory_after_a_failure() -> Iterator[None]:
-    async def nothing(self: Consumer) -> None:
-        pass
+def _keep_a_lease_whose_taking_was_undone() -> Iterator[None]:
+    reload = Executor.reload
 
-    with patch.object(Consumer, "_reload", nothing):
+    async def with_the_first_lease(self: Executor, connection: Any) -> None:
+        if self._token is None:
+            await reload(self, connection)
+            return
+        with patch.object(store, "take_lease", AsyncMock(return_value=self._token)):
+            await reload(self, connection)
+
+    with patch.object(Executor, "reload", with_the_first_lease):
         yield
 
 
@@ -188,7 +196,7 @@ def _book_fills_anew_after_a_restart() -> Iterator[None]:
         book, submitted_at_ms = await load(*arguments)
         return replace(book, fill_counts={}), submitted_at_ms
 
-    with patch.object(handlers.store, "load_ledger", without_counts):
+    with patch.object(store, "load_ledger", without_counts):
         yield
 
 
@@ -236,10 +244,8 @@ def _close_the_wrong_way() -> Iterator[None]:
 
 @_bug
 def _forget_the_fees() -> Iterator[None]:
-    book = ledger.apply_execution
-
     def free(position: Any, order: Any, execution: Any, instrument: Any) -> Any:
-        return book(position, order, replace(execution, fee_e8=0), instrument)
+        return apply_execution(position, order, replace(execution, fee_e8=0), instrument)
 
     with patch.object(ledger, "apply_execution", free):
         yield
@@ -263,11 +269,9 @@ def _book_prices_a_tick_off() -> Iterator[None]:
 
 @_bug
 def _record_no_positions() -> Iterator[None]:
-    insert = store.insert_rows
-
     async def all_but_positions(connection: Any, table: Any, rows: Any, **named: Any) -> None:
         if table.name != "pair_positions":
-            await insert(connection, table, rows, **named)
+            await insert_rows(connection, table, rows, **named)
 
     with patch.object(store, "insert_rows", all_but_positions):
         yield
@@ -277,10 +281,10 @@ def _record_no_positions() -> Iterator[None]:
 def _ids_that_differ_at_every_try() -> Iterator[None]:
     count = 0
 
-    def random_id(*arguments: Any) -> str:
+    def another_id(account: str, run: str, intent_id: str, leg: str, attempt: int) -> str:
         nonlocal count
         count += 1
-        return client_order_id(*arguments[:-1], arguments[-1] + count)
+        return client_order_id(account, run, intent_id, leg, attempt + count)
 
-    with patch.object(ledger, "client_order_id", random_id):
+    with patch.object(ledger, "client_order_id", another_id):
         yield

@@ -148,6 +148,11 @@ class Rules:
                 total = traded.setdefault(ids[trade.order_id], [0, 0])
                 total[0] += trade.lots
                 total[1] += trade.fee_e8
+        filled = await self._rows(
+            "SELECT client_order_id FROM orders LEFT JOIN fills USING (client_order_id) "
+            "GROUP BY client_order_id, filled_lots HAVING filled_lots <> coalesce(sum(lots), 0)"
+        )
+        require(not filled, "an order has filled what its fills add up to", filled)
         ours = {row.client_order_id: [row.lots, row.fee_e8] for row in booked}
         require(ours == traded, "fills are booked as they were traded", ours, traded)
 

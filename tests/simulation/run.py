@@ -180,11 +180,12 @@ class _Run:
                 has_done = await consumer._do_next()
         except RetryableError as error:
             self.world.note(f"retry: {error}"[:150])
-        await self.rules.judge_cursor()
-        if not has_done:
+        if has_done:
+            await self.rules.judge_cursor()
+        else:
             await consumer._look_into_log()
             await self._intervene()
-            pauses_ms = (60_000,) if self.world.is_healed else (1_000, 5_000, 60_000, 100_000)
+            pauses_ms = (100_000,) if self.world.is_healed else (1_000, 5_000, 60_000, 100_000)
             self.world.pass_time(self._random.choice(pauses_ms))
 
     async def sleep(self, seconds: float) -> None:
@@ -204,7 +205,7 @@ class _Run:
             return
         if self.world.is_healed:
             command = TradingCommand.RESUME
-            if (await store.load_control(self.connection)).control.denial is None:
+            if executor._control.denial is None:
                 return
         elif random.random() < self._intervenes:
             command = random.choice((*TradingCommand, TradingCommand.RESUME))

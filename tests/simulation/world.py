@@ -23,6 +23,8 @@ N_BARS = 60
 N_FAULTY = 5
 """Closes until everything works; by then it has been 08:00, an instant of funding."""
 N_CLOSES = 13
+COMMITS_BREAK = 4
+"""So much likelier than at a statement is it that the connection breaks at a commit."""
 STRANGER = "not-ours"
 FIRST_OPEN_MS = MIDNIGHT_MS + 8 * 3_600_000 - 3 * BAR_MS
 INSTRUMENTS = tuple(
@@ -158,7 +160,8 @@ class World:
         OSError
             If it does.
         """
-        if not self.is_healed and self._random.random() < self._breaks:
+        odds = self._breaks * (COMMITS_BREAK if name.startswith("commit") else 1)
+        if not self.is_healed and self._random.random() < odds:
             self.note(f"database lost at {name}")
             raise OSError(f"the connection was lost at {name}")
 
@@ -178,7 +181,9 @@ class World:
 
         return FaultSettings(
             seed=self.seed,
-            orders=OrderFaults(**requests(), reject=odds() / 2, min_notional=odds() / 4),
+            orders=OrderFaults(
+                **requests(), reject=random.choice((0.0, 0.1, 0.3)), min_notional=odds()
+            ),
             cancels=RequestFaults(**requests()),
             queries=RequestFaults(**{name: odd / 2 for name, odd in requests().items()}),
             account=RequestFaults(**requests()),
