@@ -17,7 +17,7 @@ from services.executor.handlers import Executor
 from shared.book.compensation import Compensation, Remedy
 from shared.book.control import TradingControl
 from shared.book.instrument import Instrument
-from shared.book.orders import OrderState, Side, advance_order, client_order_id
+from shared.book.orders import OrderState, Side, advance_order
 from shared.book.positions import apply_execution
 from shared.bus.consumer import Consumer, UnitOfWork
 from shared.database.engine import insert_rows
@@ -274,17 +274,4 @@ def _record_no_positions() -> Iterator[None]:
             await insert_rows(connection, table, rows, **named)
 
     with patch.object(store, "insert_rows", all_but_positions):
-        yield
-
-
-@_bug
-def _ids_that_differ_at_every_try() -> Iterator[None]:
-    count = 0
-
-    def another_id(account: str, run: str, intent_id: str, leg: str, attempt: int) -> str:
-        nonlocal count
-        count += 1
-        return client_order_id(account, run, intent_id, leg, attempt + count)
-
-    with patch.object(ledger, "client_order_id", another_id):
         yield

@@ -45,7 +45,7 @@ class Portfolio:
             self._next += 1
             entries.append(await self._append(event))
             self._said.append(event)
-            if not self._world.is_healed and self._random.random() < 0.05:
+            if not self._world.is_healed and self._random.random() < 0.25:
                 entries.append(await self._append(self._random.choice(self._said)))
         return entries
 

@@ -50,7 +50,7 @@ QUIET_MS = 600_000
 SETTINGS = Settings(
     venue_api_key=SecretStr("key"),
     venue_api_secret=SecretStr("secret"),
-    limits=RiskLimits(gross_cap=0.25),
+    limits=RiskLimits(gross_cap=0.11),
 )
 _PUBLISHED = ("positions.changed", "orders.updated", "fills.booked", "risk.changed")
 
@@ -133,7 +133,7 @@ class _Run:
                 await self._live()
             except CrashError:
                 self.consumer = self.executor = None
-                self.world.pass_time(self._random.randint(100, 20_000))
+                self.world.pass_time(self._random.choice((500, 5_000, 20_000, 400_000)))
             else:
                 return
 
