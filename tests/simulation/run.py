@@ -21,6 +21,7 @@ import shared.venues.gateway
 from services.executor import store
 from services.executor.handlers import Executor
 from shared.book.control import TradingCommand
+from shared.book.execution import FillTerms
 from shared.book.limits import RiskLimits
 from shared.bus import log
 from shared.bus.consumer import Consumer, Routes, UnitOfWork
@@ -47,11 +48,6 @@ MAX_STEPS = 2_000
 """A run that is not quiet by then never will be."""
 QUIET_MS = 600_000
 """Time given after the last close: book and venue are compared once more within it."""
-SETTINGS = Settings(
-    venue_api_key=SecretStr("key"),
-    venue_api_secret=SecretStr("secret"),
-    limits=RiskLimits(gross_cap=0.11),
-)
 _PUBLISHED = ("positions.changed", "orders.updated", "fills.booked", "risk.changed")
 
 
@@ -81,6 +77,16 @@ class Outcome:
         )
 
 
+def _settings_of(seed: int) -> Settings:
+    """Return what the executor is told; without funding, money must agree to the last unit."""
+    return Settings(
+        venue_api_key=SecretStr("key"),
+        venue_api_secret=SecretStr("secret"),
+        limits=RiskLimits(gross_cap=0.11),
+        execution=FillTerms(funding_ppm=0 if seed % 2 else 100),
+    )
+
+
 class _VirtualAsyncio:
     """asyncio to the consumer, but that sleeping takes no time of ours."""
 
@@ -98,13 +104,10 @@ class _Run:
         self, seed: int, engine: AsyncEngine, connection: AsyncConnection, client: Client
     ) -> None:
         self.engine, self.connection = engine, connection
-        terms = SETTINGS.execution
-        if seed % 2:
-            terms = terms.model_copy(update={"funding_ppm": 0})
-        self.settings = SETTINGS.model_copy(update={"execution": terms})
-        self.world = World(seed, terms, SETTINGS.portfolio.capital_e8)
+        self.settings = settings = _settings_of(seed)
+        self.world = World(seed, settings.execution, settings.portfolio.capital_e8)
         self.bus = Bus(self.world)
-        self.rules = Rules(self.world, connection, self.settings)
+        self.rules = Rules(self.world, connection, settings)
         self.portfolio = Portfolio(self.world, connection)
         self._random = self.world.chance("operator")
         self._intervenes = self._random.choice((0.0, 0.0, 0.01, 0.05))
@@ -117,7 +120,7 @@ class _Run:
         """Make the record that a fleet begins with."""
         rows = [
             {
-                "venue": SETTINGS.venue_name,
+                "venue": self.settings.venue_name,
                 **{name: getattr(each, name) for name in each.__slots__},
                 **LINEAGE,
             }
@@ -229,7 +232,7 @@ class _Run:
         await self.rules.judge_end()
         assert self.executor is not None
         recorded, _ = await store.load_ledger(
-            self.connection, SETTINGS.portfolio.capital_e8, SETTINGS.account
+            self.connection, self.settings.portfolio.capital_e8, self.settings.account
         )
         self.rules.judge_memory(self.executor._ledger, recorded)
 
