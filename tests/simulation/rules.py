@@ -174,6 +174,11 @@ class Rules:
         require(ours == theirs, "the book holds what the venue holds", ours, theirs)
         cost_e8 = sum(held.cost_e8 for held in net.values())
         venue_e8 = exchange.store.state().wallet_e8 - cost_e8
+        turned = await self._rows(
+            "SELECT symbol, array_agg(lots) FROM adjustments WHERE lots <> 0 GROUP BY symbol "
+            "HAVING count(DISTINCT sign(lots)) > 1"
+        )
+        require(not turned, "no adjustment is taken back", turned)
         found = await self._rows("SELECT kind, amount_e8::bigint AS e8 FROM adjustments")
         baseline_e8 = sum(row.e8 for row in found if row.kind == "baseline")
         difference_e8 = venue_e8 - ledger.cash_e8 - baseline_e8
