@@ -22,10 +22,12 @@ class _WatchedConnection:
     def __init__(self, connection: AsyncConnection, world: World) -> None:
         self._connection = connection
         self._world = world
+        self.has_adjusted = False
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:
         self._world.side_effect("a statement")
         self._world.break_connection("a statement")
+        self.has_adjusted |= str(statement).startswith("INSERT INTO adjustments")
         return await self._connection.execute(statement, parameters)
 
 
@@ -49,11 +51,14 @@ class Database:
         world = self._world
         world.side_effect("begin")
         async with self._engine.begin() as connection:
-            yield _WatchedConnection(connection, world)
+            watched = _WatchedConnection(connection, world)
+            yield watched
             world.side_effect("commit, before it")
             world.break_connection("commit, before it")
         world.side_effect("commit, after it")
         world.break_connection("commit, after it")
+        if watched.has_adjusted:
+            world.lose_adjustment()
 
 
 def open_database(url: str) -> AsyncEngine:

@@ -99,6 +99,18 @@ def _keep_a_lease_whose_taking_was_undone() -> Iterator[None]:
 
 
 @_bug
+def _go_on_from_memory_after_a_lost_commit() -> Iterator[None]:
+    do_next = Consumer._do_next
+
+    async def regardless(self: Consumer) -> bool:
+        self._must_reload = False
+        return await do_next(self)
+
+    with patch.object(Consumer, "_do_next", regardless):
+        yield
+
+
+@_bug
 def _retry_under_a_new_id() -> Iterator[None]:
     send_again = Executor._send_again
 

@@ -13,6 +13,7 @@ CAUGHT_BY = {
     "handle what was handled": 8,
     "trust the transport": 1,
     "keep a lease whose taking was undone": 7,
+    "go on from memory after a lost commit": 2,
     "retry under a new id": 4,
     "send again without asking": 4,
     "skip reconciliation": 2,

@@ -65,6 +65,7 @@ class World:
         self.is_dead = False
         self.is_healed = False
         self._random = self.chance("world")
+        self._adjusting = self.chance("adjustments")
         self._crash_every = self._random.choice((150, 400, 1_000))
         self._breaks = self._random.choice((0.0, 0.003, 0.01))
         self._until_crash = 0
@@ -164,6 +165,19 @@ class World:
         if not self.is_healed and self._random.random() < odds:
             self.note(f"database lost at {name}")
             raise OSError(f"the connection was lost at {name}")
+
+    def lose_adjustment(self) -> None:
+        """Stand after a commit that brought the book to the venue, whose answer may be lost.
+
+        Raises
+        ------
+        OSError
+            If it is.
+        """
+        is_exposed = self.has_stranger and not self.is_healed
+        if is_exposed and self._adjusting.random() < 0.5:
+            self.note("database lost after an adjustment")
+            raise OSError("the connection was lost after an adjustment")
 
     def _faults(self) -> FaultSettings:
         """Return what the venue does wrong: a few kinds of faults in each run, some often."""
