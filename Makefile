@@ -37,6 +37,17 @@ format: install ## Format and mend what the linter can mend
 test: install ## Run every test that takes seconds, the short chaos run included
 	$(BIN)/pytest
 
+SEED ?= 1
+N ?= 1000
+
+.PHONY: sim
+sim: install ## Simulate the executor in the world of one seed: make sim SEED=7
+	SIM_FIRST=$(SEED) SIM_SEEDS=1 $(BIN)/pytest tests/simulation/test_seeds.py -k no_seed
+
+.PHONY: sim-many
+sim-many: install ## Simulate many worlds from a seed on: make sim-many N=1000 SEED=1
+	SIM_FIRST=$(SEED) SIM_SEEDS=$(N) $(BIN)/pytest tests/simulation/test_seeds.py -k no_seed --timeout=0
+
 .PHONY: audit
 audit: install ## Look the locked dependencies up among known vulnerabilities (needs a network)
 	$(BIN)/python deploy/audit/audit.py $(UV)

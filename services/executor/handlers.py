@@ -178,7 +178,8 @@ class Executor:
         What the venue said before is not believed any longer: no order leaves until the book
         has been compared with it again.
         """
-        if self._token is None:
+        if not self._consumer.is_started.is_set():
+            # At every try to start: the one before may have taken it and been undone.
             holder = f"{socket.gethostname()}:{os.getpid()}"
             self._token = await store.take_lease(connection, self._settings.account, holder)
         await self._require_lease(connection)

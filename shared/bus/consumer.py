@@ -150,6 +150,7 @@ class Consumer:
         # Whoever has the turn may touch the service's state; those who wait get it in order.
         self._turn = asyncio.Lock()
         self._is_stopping = False
+        self._must_reload = False
         self.offsets: dict[str, int] = {}
         self.is_paused = False
         self.last_closes_at_ms: int | None = None
@@ -330,6 +331,8 @@ class Consumer:
 
     async def _do_next(self) -> bool:
         """Do what comes next; False when there is nothing to do."""
+        if self._must_reload:
+            await self._reload()
         if self._foreign:
             await self._take_in_foreign()
             return True
@@ -480,10 +483,15 @@ class Consumer:
         StoreError
             If the database is unavailable; nothing was done.
         """
-        async with transaction(self._engine) as connection:
-            unit = UnitOfWork(connection, source_uri, self.transform_id)
-            await handle(unit)
-            logged = await self._append_outgoing(unit)
+        try:
+            async with transaction(self._engine) as connection:
+                unit = UnitOfWork(connection, source_uri, self.transform_id)
+                await handle(unit)
+                logged = await self._append_outgoing(unit)
+        except StoreError:
+            # The commit may have happened all the same: nothing goes on from what is remembered.
+            self._must_reload = True
+            raise
         await self._conclude(unit, logged)
 
     async def do(self, name: str, job: Callable[[UnitOfWork], Awaitable[T]]) -> T:
@@ -635,6 +643,7 @@ class Consumer:
     async def _reload(self) -> None:
         async with transaction(self._engine) as connection:
             await self._load(connection)
+        self._must_reload = False
 
     async def _dead_letter(self, entry: LogEntry | StreamEntry, error: str, attempts: int) -> None:
         async with transaction(self._engine) as connection:

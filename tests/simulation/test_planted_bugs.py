@@ -1,0 +1,48 @@
+"""Bugs that the simulation must catch, and the first seed that catches each."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.planted import BUGS
+from tests.simulation.run import simulator
+
+CAUGHT_BY = {
+    "send before the commit": 1,
+    "acknowledge before the commit": 1,
+    "handle what was handled": 8,
+    "trust the transport": 1,
+    "keep a lease whose taking was undone": 7,
+    "go on from memory after a lost commit": 2,
+    "retry under a new id": 4,
+    "send again without asking": 4,
+    "skip reconciliation": 2,
+    "take a timeout for a rejection": 5,
+    "believe that an order has ended": 5,
+    "quantities in floating point": 1,
+    "forget the second leg": 1,
+    "leave legs out of proportion": 9,
+    "book fills anew after a restart": 1,
+    "forget orders in flight at a restart": 4,
+    "trade a replayed event again": 4,
+    "open while halted": 1,
+    "ignore the limits": 15,
+    "close the wrong way": 3,
+    "forget the fees": 1,
+    "book prices a tick off": 1,
+    "record no positions": 1,
+}
+"""First seed that catches each bug, by what the bug does."""
+
+
+def test_every_planted_bug_is_on_the_list() -> None:
+    assert CAUGHT_BY.keys() == BUGS.keys()
+    assert len(BUGS) >= 20
+
+
+@pytest.mark.parametrize("bug", CAUGHT_BY)
+async def test_a_planted_bug_is_caught(bug: str, database_url: str) -> None:
+    async with simulator(database_url) as simulated:
+        with BUGS[bug]():
+            outcome = await simulated.run(CAUGHT_BY[bug])
+    assert outcome.broken is not None, outcome.told()
