@@ -153,9 +153,9 @@ def periods_of(
         start_ms = max(first, int(traded[0]))
     test_start_ms = request.test_start_ms
     if test_start_ms is None:
+        length_ms = max(int((end_ms - start_ms) * _TEST_SHARE), FEWEST_TEST_DAYS * _DAY_MS)
         # On midnight, so that days are whole.
-        test_start_ms = end_ms - int((end_ms - start_ms) * _TEST_SHARE) // _DAY_MS * _DAY_MS
-        test_start_ms = test_start_ms // _DAY_MS * _DAY_MS
+        test_start_ms = (end_ms - length_ms) // _DAY_MS * _DAY_MS
     if not start_ms < test_start_ms < end_ms:
         raise SettingsError(
             f"start {instant_of_ms(start_ms)}, test from {instant_of_ms(test_start_ms)}, end "
