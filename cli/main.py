@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli import check_commands
 from cli.cycle import commands as cycle_commands
 from cli.fleet.home import resolve_home
 from shared.clock import ms_of_instant
@@ -42,6 +43,7 @@ app.add_typer(import_app, name="import")
 app.add_typer(db_app, name="db")
 token_app = typer.Typer(help="Tokens of the REST routes.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
+app.add_typer(check_commands.app, name="check")
 app.command("cycle")(cycle_commands.cycle)
 app.command("report")(cycle_commands.report)
 

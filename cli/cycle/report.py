@@ -163,12 +163,16 @@ def _evidence_note(document: Document) -> str:
         return f"There is no candidate, so nothing was measured. {could}"
     interval = evidence["sharpe_interval"]
     periods = evidence["minimum_track_record_periods"]
-    needed = "no length" if periods is None else f"{periods:,.0f} days"
+    needed = (
+        "no length of it would be significant"
+        if periods is None
+        else f"{periods:,.0f} days of it would be significant"
+    )
     return (
         f"Sharpe ratio {evidence['performance']['sharpe_ratio']:.2f}, 95 % interval "
         f"{interval['lower']:.2f} to {interval['upper']:.2f} (stationary bootstrap); probability "
-        f"that the true one is above zero {evidence['probabilistic_sharpe']:.1%}. It would be "
-        f"significant after {needed}; luck alone among the trials reaches the Sharpe ratio asked "
+        f"that the true one is above zero {evidence['probabilistic_sharpe']:.1%}. For a "
+        f"record like this {needed}; luck alone among the trials reaches the Sharpe ratio asked "
         f"for on less than {evidence['minimum_backtest_years']:.1f} years. {could}"
     )
 
