@@ -176,3 +176,52 @@ def report(folder: Path) -> None:
 
     write_report(read_json(folder / "summary.json"), folder)
     Console().print(f"report: {folder / 'report.html'}", highlight=False)
+
+
+def train(
+    dataset: Path, families: list[str], trials: int, out: Path, home: Path | None
+) -> list[dict[str, Any]]:
+    """Train families on a dataset file, write `candidates.json` and return what it holds."""
+    from cli.cycle.steps import train_offline, write_json
+    from shared.backtest.candidates import FitTerms
+
+    ledger_path = resolve_home(home).path / "trials.jsonl"
+    found = train_offline(dataset, families, FitTerms(), n_trials=trials, ledger_path=ledger_path)
+    write_json(out, found)
+    return found
+
+
+def select(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of `mnt cycle`.")],
+    out: Annotated[Path, typer.Option("--out", help="JSON file of the registry.")] = Path(
+        "registry.json"
+    ),
+    min_sharpe: Annotated[float, typer.Option("--min-sharpe", help="Of the test, net.")] = 1.0,
+    max_drawdown: Annotated[float, typer.Option("--max-drawdown", help="Of the test.")] = 0.2,
+    min_stability: Annotated[
+        float, typer.Option("--min-stability", help="Share of months that did not lose.")
+    ] = 0.5,
+    as_json: AsJson = False,
+) -> None:
+    """Choose a champion among the candidates of cycles by gates and rules."""
+    from pydantic import ValidationError
+
+    from cli.cycle import steps
+    from shared.events.base import describe_faults
+
+    try:
+        rules = steps.SelectionRules(
+            min_sharpe=min_sharpe, max_drawdown=max_drawdown, min_stability=min_stability
+        )
+    except ValidationError as error:
+        raise SettingsError(f"options: {describe_faults(error)}") from error
+    registry = steps.select(folders, rules)
+    steps.write_json(out, registry)
+    if as_json:
+        sys.stdout.write(orjson.dumps(registry, option=orjson.OPT_INDENT_2).decode() + "\n")
+        return
+    console = Console()
+    for entry in registry["candidates"]:
+        word = "; ".join(entry["refused"]) or "fit for the shadow"
+        console.print(f"{entry['candidate'] or 'no candidate'}: {word}", highlight=False)
+    console.print(f"champion: {registry['champion'] or 'none'}, in {out}", highlight=False)

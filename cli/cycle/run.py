@@ -15,9 +15,10 @@ from cli.backtest import write_results
 from cli.cycle.artefacts import is_made, lineage, read_json, write_manifest
 from cli.cycle.document import describe
 from cli.cycle.ledger_file import LedgerFile
-from cli.cycle.pipeline import Z_RULE, Column, Cycle, run_cycle
+from cli.cycle.pipeline import Z_RULE, Cycle, run_cycle
 from cli.cycle.report import write_report
 from cli.cycle.request import CycleRequest
+from cli.cycle.steps import dataset_table, write_json
 from shared.backtest.result import BacktestResult
 from shared.errors import DataError
 from shared.sleeves.pairs.settings import StrategySettings
@@ -82,15 +83,16 @@ def cycle_to_folder(
 
 def _write_artefacts(cycle: Cycle, out: Path) -> None:
     rosters = [screen.model_dump(mode="json") for screen in cycle.screens]
-    _write_json(out / "pairs_screened.json", rosters)
+    write_json(out / "pairs_screened.json", rosters)
     recipes = [
         {"sha256": column.candidate.sha256, **column.candidate.recipe()} for column in cycle.columns
     ]
-    _write_json(out / "candidates.json", recipes)
+    write_json(out / "candidates.json", recipes)
     datasets = out / "datasets"
     datasets.mkdir(exist_ok=True)
     for column in cycle.columns:
-        pq.write_table(_dataset_table(column), datasets / f"{column.candidate.label.kind}.parquet")
+        table = dataset_table(column.dataset, column.candidate.label)
+        pq.write_table(table, datasets / f"{column.candidate.label.kind}.parquet")
     results: dict[str, BacktestResult] = {Z_RULE: cycle.z_rule}
     if cycle.selected is not None:
         results["candidate"] = cycle.selected.result
@@ -99,22 +101,6 @@ def _write_artefacts(cycle: Cycle, out: Path) -> None:
         report = {"counts": result.tally.counts(), "digests": digests}
         write_results(result, report, out / "backtest" / name.replace(" ", "_"))
     pq.write_table(_daily_table(cycle), out / "daily.parquet")
-
-
-def _dataset_table(column: Column) -> pa.Table:
-    dataset = column.dataset
-    columns: dict[str, Any] = {
-        name: dataset.features[:, place] for place, name in enumerate(dataset.feature_names)
-    }
-    return pa.table(
-        {
-            "start_bar": dataset.starts,
-            "end_bar": dataset.ends,
-            **columns,
-            "label": dataset.labels,
-            "weight": dataset.weights,
-        }
-    )
 
 
 def _daily_table(cycle: Cycle) -> pa.Table:
@@ -136,7 +122,3 @@ def _daily_table(cycle: Cycle) -> pa.Table:
         for name, track in tracks.items()
     ]
     return pa.concat_tables(parts)
-
-
-def _write_json(path: Path, document: object) -> None:
-    path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
