@@ -82,4 +82,6 @@ def test_a_pair_that_is_none_is_refused(bars: tuple[Path, Path], pair: str) -> N
 
 def test_too_few_bars_are_refused_with_how_many_it_takes(bars: tuple[Path, Path]) -> None:
     with pytest.raises(DataError, match="the check needs"):
-        check_lookahead(bars, (), pair=None, n_bars=3000, n_points=1, seed=0)
+        check_lookahead(
+            bars, ("features.beta_window=2000",), pair=None, n_bars=3000, n_points=1, seed=0
+        )

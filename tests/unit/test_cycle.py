@@ -309,10 +309,10 @@ def test_charts_of_any_scale_are_sound_and_finite(values: Sequence[float]) -> No
     ElementTree.fromstring(bar_chart({"<b>": values[0], "c": values[1]}, label="'"))
 
 
-def test_a_report_is_one_file_that_loads_nothing(cycle: Cycle, tmp_path: Path) -> None:
+def test_a_report_is_one_file_that_loads_nothing(cycle: Cycle, ledger: LedgerFile) -> None:
     from cli.cycle.document import describe
 
-    document = describe(cycle, LedgerFile(tmp_path / "t")) | {
+    document = describe(cycle, ledger) | {
         "lineage": {"run_id": "0" * 64, "code": {"version": "1", "source_sha256": "0" * 64}}
     }
     document = json.loads(json.dumps(document, allow_nan=False))
