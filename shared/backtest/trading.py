@@ -238,7 +238,9 @@ def _market(
         closes_at_ms=table.closes_at_ms,
         opens=inputs.opens,
         volumes=inputs.volumes,
-        legs=np.array([[place[y], place[x]] for y, x in table.pairs]).reshape(-1, 2),
+        legs=np.array([[place[y], place[x]] for y, x in table.pairs], dtype=np.int64).reshape(
+            -1, 2
+        ),
         price_scale=np.array([SCALES[each.price_decimals] for each in units]),
         lot_scale=np.array([SCALES[each.lot_decimals] for each in units]),
         notional_step=np.array([each.notional_step for each in units], dtype=np.int64),
