@@ -66,7 +66,8 @@ def test_a_roster_is_in_force_only_after_the_bars_it_was_made_from(cycle: Cycle)
     table = cycle.test.table
     assert len(table.pair)
     assert (table.roster_at_ms < table.closes_at_ms).all()
-    assert cycle.screens[0].closes_at_ms <= cycle.periods.start_ms
+    assert cycle.screens[0].closes_at_ms == cycle.periods.start_ms
+    assert cycle.periods.start_ms % DAY_MS == DAY_MS // 2  # at noon
 
 
 def test_nothing_that_was_fitted_has_seen_the_test(cycle: Cycle) -> None:
@@ -255,7 +256,6 @@ def test_a_cycle_is_made_once_for_one_content_and_anew_after_any_change(
     # The same bars, settings and trials give the same bytes of every file.
     assert (report.read_bytes(), (out / "manifest.json").read_bytes()) == (whole, manifest)
     LedgerFile(ledger_path).add(Trial("other", {}, "elsewhere", Outcome(None)))
-    assert run()
     assert run("signals.entry_z=2.5")
 
 
