@@ -91,15 +91,18 @@ def line_chart(
         return f"<p class='empty'>{escape(label)}: nothing to show.</p>"
     values = [value for line in series.values() for value in line]
     values += [*levels, *(marker.y for marker in markers)]
+    sideways = [*values, *x] if diagonal else list(x)
+    if diagonal:
+        values = sideways
     rows = math.ceil(len(series) / _ENTRIES_A_ROW) if len(series) > 1 else 0
     height = _HEIGHT + rows * _LEGEND_ROW
-    across = _Scale(*_spread(min(x), max(x)), _LEFT, _WIDTH - _RIGHT)
+    across = _Scale(*_spread(min(sideways), max(sideways)), _LEFT, _WIDTH - _RIGHT)
     up = _Scale(*_padded(min(values), max(values)), height - _BOTTOM, _TOP + rows * _LEGEND_ROW)
     parts = [_axes(across, up, height, is_time=is_time, is_share=is_share)]
     parts += [_level(across, up, level) for level in levels]
     if diagonal:
-        low, high = max(across.low, up.low), min(across.high, up.high)
-        points = " ".join(f"{across.pixel(v):.1f},{up.pixel(v):.1f}" for v in (low, high))
+        ends = (across.low, across.high)
+        points = " ".join(f"{across.pixel(v):.1f},{up.pixel(v):.1f}" for v in ends)
         parts.append(f"<polyline class='level' points='{points}'/>")
     for n, (name, line) in reversed(list(enumerate(series.items()))):
         points = " ".join(

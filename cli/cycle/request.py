@@ -152,8 +152,8 @@ def periods_of(
         first = 0 if request.roster is not None else int(hourly[needed])
         # At noon the closes that a screen before it looks at are of one day, and so share one
         # null: a screen at midnight takes twice as long.
-        noon_ms = -(-(max(first, int(traded[0])) - _DAY_MS // 2) // _DAY_MS) * _DAY_MS
-        start_ms = noon_ms + _DAY_MS // 2
+        noon_ms = _DAY_MS // 2
+        start_ms = -(-(max(first, int(traded[0])) - noon_ms) // _DAY_MS) * _DAY_MS + noon_ms
     test_start_ms = request.test_start_ms
     if test_start_ms is None:
         length_ms = max(int((end_ms - start_ms) * _TEST_SHARE), FEWEST_TEST_DAYS * _DAY_MS)
