@@ -379,6 +379,11 @@ def _recommendations(document: Document) -> list[str]:
             )
         elif costs["costs x 1"] > 0 >= costs["costs x 2"]:
             advice.append("Twice the costs would take all of the profit: look at execution first.")
+    elif any(roster["pairs"] for roster in document["rosters"]):
+        advice.append(
+            "Nothing was traded though there were pairs: no entry was likely enough. Look at the "
+            "calibration and at what the z rule made of the same entries."
+        )
     else:
         advice.append(
             "Nothing was traded. An empty roster is an answer: on these bars no pair can be told "
