@@ -52,5 +52,6 @@ def _trade_nothing() -> None:
         np.zeros(0, dtype=np.bool_), nothing, nothing, np.zeros((0, len(names))),
     )  # fmt: skip
     bars = Bars.from_raw(RawBars.from_rows("venue", "5m", ()))
-    inputs = trade_inputs(table, bars, "log")
-    trade_table(table, inputs, {s: derive_instrument(s, 1.0) for s in symbols}, settings)
+    units = {symbol: derive_instrument(symbol, 1.0) for symbol in symbols}
+    inputs = trade_inputs(table, bars, units, "log")
+    trade_table(table, inputs, settings)

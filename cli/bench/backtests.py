@@ -51,12 +51,12 @@ def against(engine: str, data_folder: Path) -> Figure:
     closes = bars.closes()
     screen = _everything(bars, N_PAIRS)
     table = compute_feature_table(bars, closes, [screen], _SETTINGS.features)
-    inputs = trade_inputs(table, bars, _SETTINGS.features.spread_space)
-    seconds = best_seconds(lambda: trade_table(table, inputs, instruments, _SETTINGS), 5)
-    trading = trade_table(table, inputs, instruments, _SETTINGS)
+    inputs = trade_inputs(table, bars, instruments, _SETTINGS.features.spread_space)
+    seconds = best_seconds(lambda: trade_table(table, inputs, _SETTINGS), 5)
+    trading = trade_table(table, inputs, _SETTINGS)
     rate = len(table.pair) / seconds
     data = (
-        f"{N_PAIRS} pairs of {len(inputs.symbols)} symbols, {len(closes):,} 5m closes, "
+        f"{N_PAIRS} pairs of {len(bars.symbols)} symbols, {len(closes):,} 5m closes, "
         f"{len(trading.fills.order):,} fills"
     )
     interpreter = REFERENCES / ".venv" / "bin" / "python"
@@ -111,15 +111,15 @@ def _reference(
     instruments: dict[str, Instrument],
 ) -> float:
     """Return the pair-closes a second of another engine, in a process of its own."""
-    place = {symbol: n for n, symbol in enumerate(inputs.symbols)}
+    symbols = sorted({symbol for pair in table.pairs for symbol in pair})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "orders.npz"
         np.savez(
             path,
             opens_at_ns=(table.closes_at_ms - 300_000) * 1_000_000,
-            open=inputs.opens,
-            close=bars.wide(inputs.symbols, "close", table.closes_at_ms),
-            legs=np.array([[place[y], place[x]] for y, x in table.pairs]),
+            open=inputs.market.opens,
+            close=bars.wide(symbols, "close", table.closes_at_ms),
+            legs=inputs.market.legs,
             size=_sizes(table, trading, instruments),
             fee=_SETTINGS.execution.fee_ppm / 1e6,
         )

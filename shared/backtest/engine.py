@@ -47,8 +47,7 @@ def run_backtest(
             "the period was prepared with other settings of trade_timeframe, ingest, screener or "
             "features: prepare it anew"
         )
-    instruments = prepared.market.instruments
-    trading = trade_table(prepared.table, prepared.inputs, instruments, settings, champion)
+    trading = trade_table(prepared.table, prepared.inputs, settings, champion)
     identity = Identity(account, settings.run_id(prepared.start_ms))
     return BacktestResult(
         prepared, trading, identity, None if champion is None else champion.sha256

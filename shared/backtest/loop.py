@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from shared.book.arithmetic import (
     charge,
     fill_ticks,
@@ -44,6 +46,8 @@ class Rows(NamedTuple):
         Closes in the space of the spread.
     confidence
         Probability of the model in force, NaN where there is none.
+    entering : shape (n_entering,)
+        Rows that allow an entry by the rule, ascending.
     """
 
     first_row: Int1D
@@ -59,6 +63,7 @@ class Rows(NamedTuple):
     spread_mean: Float1D
     spread_std: Float1D
     confidence: Float1D
+    entering: Int1D
 
 
 class Market(NamedTuple):
@@ -70,6 +75,8 @@ class Market(NamedTuple):
         The trade closes.
     opens, volumes : shape (n_closes, n_symbols)
         Of the bar that closes, NaN where the symbol has none.
+    marks_ticks : shape (n_closes, n_symbols)
+        The last close that came with features, in ticks.
     legs : shape (n_pairs, 2)
         Symbols y and x of each pair.
     price_scale, lot_scale, notional_step, min_notional_e8 : shape (n_symbols,)
@@ -79,6 +86,7 @@ class Market(NamedTuple):
     closes_at_ms: Int1D
     opens: Float2D
     volumes: Float2D
+    marks_ticks: Int2D
     legs: Int2D
     price_scale: Float1D
     lot_scale: Float1D
@@ -111,12 +119,14 @@ class Trades(NamedTuple):
 
     Attributes
     ----------
-    row
-        The last row of the pair: its closes are those the trade knows.
+    row, distance
+        The last row of the pair, whose closes are those the trade knows, and how far it was
+        from the first row of its close.
     """
 
     side: Int1D
     row: Int1D
+    distance: Int1D
     entered_at_ms: Int1D
     bars_held: Int1D
     missing_closes: Int1D
@@ -213,7 +223,7 @@ class Account(NamedTuple):
 
     Attributes
     ----------
-    counts : shape (8,)
+    counts : shape (N_COUNTS,)
         See the indices below.
     remembered, spare : shape (n_pairs,)
         Pairs of which the rule remembers a trade, ascending, and room to write the next.
@@ -221,8 +231,6 @@ class Account(NamedTuple):
         Positions that are not closed, oldest first.
     position_of : shape (n_pairs,)
         The live position of each pair, -1 for none.
-    marks, marks_ticks : shape (n_symbols,)
-        Last close seen of each symbol, in the quote currency and in ticks.
     entries, exits : shape (n_pairs,)
         Signals and pairs of the present close.
     openings : shape (top_k, 5)
@@ -234,8 +242,6 @@ class Account(NamedTuple):
     spare: Int1D
     live: Int1D
     position_of: Int1D
-    marks: Float1D
-    marks_ticks: Int1D
     entries: Int1D
     exits: Int1D
     openings: Int2D
@@ -249,10 +255,11 @@ class Account(NamedTuple):
     N_FILLS,
     N_SIGNALS,
     N_INTENTS,
+    N_ENTERING,
     CASH_E8,
     PREVIOUS_MS,
-) = range(9)
-N_COUNTS = 9
+) = range(10)
+N_COUNTS = 10
 
 
 @compiled
@@ -279,20 +286,22 @@ def trade_closes(
     counts = account.counts
     for close in range(first, last):
         at_ms = market.closes_at_ms[close]
-        n_entries, n_exits = _decide(close, at_ms, rows, limits, terms, account, trades, signals)
-        n_closing = _plan_exits(n_exits, account, positions)
-        n_opening = _plan_entries(n_entries, market, terms, account, positions, signals)
-        counts[N_INTENTS] += n_closing + n_opening
-        for row in range(rows.first_row[close], rows.first_row[close + 1]):
-            legs = market.legs[rows.pair[row]]
-            _mark(legs[0], rows.close_y[row], market, account)
-            _mark(legs[1], rows.close_x[row], market, account)
+        n_entries, n_exits = _decide(close, at_ms, rows, limits, account, trades, signals)
         # A call with so many columns costs more than the question whether it is needed.
+        n_closing, n_opening = 0, 0
+        if n_exits > 0:
+            n_closing = _plan_exits(n_exits, account, positions)
+        if n_entries > 0:
+            n_opening = _plan_entries(n_entries, market, terms, account, positions, signals)
+        counts[N_INTENTS] += n_closing + n_opening
         for n in range(counts[N_LIVE]):
             position = account.live[n]
             if positions.working[position, 0] >= 0 or positions.working[position, 1] >= 0:
                 _match(position, close, at_ms, market, terms, account, positions, orders, fills)
-        _charge_funding(at_ms, market, terms, account, positions)
+        n_instants = at_ms // terms.funding_interval_ms
+        n_instants -= counts[PREVIOUS_MS] // terms.funding_interval_ms
+        if n_instants > 0 and counts[PREVIOUS_MS] >= 0:
+            _charge_funding(close, n_instants, market, terms, account, positions)
         n_closed = 0
         for n in range(counts[N_LIVE]):
             position = account.live[n]
@@ -304,7 +313,17 @@ def trade_closes(
             _open(account.openings[n], at_ms, account, positions, orders, signals)
         if n_closed > 0:
             _release_closed(account, positions)
-        _value(close, market, account, positions, equity)
+        net_e8, gross_e8 = 0, 0
+        for n in range(counts[N_LIVE]):
+            position = account.live[n]
+            for leg in LEGS:
+                symbol = market.legs[positions.pair[position], leg]
+                value_e8 = positions.lots[position, leg] * market.notional_step[symbol]
+                value_e8 *= market.marks_ticks[close, symbol]
+                net_e8 += value_e8
+                gross_e8 += abs(value_e8)
+        equity.cash_e8[close], equity.equity_e8[close] = counts[CASH_E8], counts[CASH_E8] + net_e8
+        equity.gross_e8[close], equity.n_positions[close] = gross_e8, counts[N_LIVE]
         counts[PREVIOUS_MS] = at_ms
 
 
@@ -314,31 +333,39 @@ def _decide(
     at_ms: int,
     rows: Rows,
     limits: Thresholds,
-    terms: Terms,
     account: Account,
     trades: Trades,
     signals: Signals,
 ) -> tuple[int, int]:
     """Apply the rule to every pair that has a row or a trade, in ascending order."""
     counts, remembered, spare = account.counts, account.remembered, account.spare
-    row, end = rows.first_row[close], rows.first_row[close + 1]
     n_before, n_after, n_seen, n_entries, n_exits = counts[N_REMEMBERED], 0, 0, 0, 0
-    while row < end or n_seen < n_before:
-        pair = rows.pair[row] if row < end else remembered[n_seen]
+    entering, first, end = counts[N_ENTERING], rows.first_row[close], rows.first_row[close + 1]
+    while True:
+        is_open = entering < len(rows.entering) and rows.entering[entering] < end
+        if not is_open and n_seen == n_before:
+            break
+        pair = rows.pair[rows.entering[entering]] if is_open else remembered[n_seen]
         is_known = n_seen < n_before and remembered[n_seen] <= pair
         if is_known:
             pair = remembered[n_seen]
             n_seen += 1
-        here = -1
-        if row < end and rows.pair[row] == pair:
-            here = row
-            row += 1
+        enters_by = -1
+        if is_open and rows.pair[rows.entering[entering]] == pair:
+            enters_by = rows.entering[entering]
+            entering += 1
         if is_known and trades.side[pair] != 0:
+            here = enters_by
+            if here < 0:
+                # Most often every pair has a row, at the same distance from the first.
+                here = first + trades.distance[pair]
+                if here >= end or rows.pair[here] != pair:
+                    here = _row_of(pair, first, end, rows.pair)
             trades.bars_held[pair] += 1
             trades.missing_closes[pair] += 1
             if here >= 0:
                 trades.missing_closes[pair] = 0
-                trades.row[pair] = here
+                trades.row[pair], trades.distance[pair] = here, here - first
             seen = trades.row[pair]
             z_score = z_held(
                 rows.y[seen],
@@ -362,22 +389,59 @@ def _decide(
                 n_exits += 1
         elif is_known and trades.cooldown_left[pair] > 1:
             trades.cooldown_left[pair] -= 1
-        elif (
-            here >= 0
-            and rows.is_active[here]
-            and may_enter(rows.z_score[here], rows.beta[here], rows.spread_std[here], limits)
-            and _model_agrees(rows.confidence[here], terms)
-        ):
+        elif enters_by >= 0:
             account.entries[n_entries] = counts[N_SIGNALS]
             n_entries += 1
-            _enter(close, at_ms, pair, here, rows, account, trades, signals)
+            _enter(close, at_ms, pair, enters_by, rows, account, trades, signals)
         else:
             continue
         spare[n_after] = pair
         n_after += 1
     remembered[:n_after] = spare[:n_after]
-    counts[N_REMEMBERED] = n_after
+    counts[N_REMEMBERED], counts[N_ENTERING] = n_after, entering
     return n_entries, n_exits
+
+
+@compiled
+def _row_of(pair: int, first: int, end: int, pairs: Int1D) -> int:
+    """Return where a pair stands among the rows of a close, -1 if it has none."""
+    low, high = first, end
+    while low < high:
+        middle = (low + high) // 2
+        if pairs[middle] < pair:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < end and pairs[low] == pair else -1
+
+
+@compiled
+def rows_entering(rows: Rows, limits: Thresholds, terms: Terms) -> Int1D:
+    """Return the rows that allow an entry by the rule and the model, ascending."""
+    found = np.empty(len(rows.pair), dtype=np.int64)
+    n_found = 0
+    for row in range(len(rows.pair)):
+        if (
+            may_enter(rows.z_score[row], rows.beta[row], rows.spread_std[row], limits)
+            and rows.is_active[row]
+            and _model_agrees(rows.confidence[row], terms)
+        ):
+            found[n_found] = row
+            n_found += 1
+    return found[:n_found].copy()
+
+
+@compiled
+def mark_ticks(rows: Rows, market: Market) -> None:
+    """Fill in the marks: the closes that came with features, carried on where none did."""
+    for close in range(len(market.closes_at_ms)):
+        if close > 0:
+            market.marks_ticks[close] = market.marks_ticks[close - 1]
+        for row in range(rows.first_row[close], rows.first_row[close + 1]):
+            for leg in LEGS:
+                symbol = market.legs[rows.pair[row], leg]
+                price = rows.close_y[row] if leg == 0 else rows.close_x[row]
+                market.marks_ticks[close, symbol] = _ticks(price, symbol, market)
 
 
 @compiled
@@ -529,13 +593,6 @@ def _sized(
 
 
 @compiled
-def _mark(symbol: int, price: float, market: Market, account: Account) -> None:
-    if account.marks[symbol] != price:  # many pairs share a symbol
-        account.marks[symbol] = price
-        account.marks_ticks[symbol] = _ticks(price, symbol, market)
-
-
-@compiled
 def _ticks(price: float, symbol: int, market: Market) -> int:
     return max(1, units_nearest(price, market.price_scale[symbol]))
 
@@ -606,14 +663,14 @@ def _pay(position: int, amount_e8: int, account: Account, positions: Positions) 
 
 @compiled
 def _charge_funding(
-    at_ms: int, market: Market, terms: Terms, account: Account, positions: Positions
+    close: int,
+    n_instants: int,
+    market: Market,
+    terms: Terms,
+    account: Account,
+    positions: Positions,
 ) -> None:
-    previous_ms = account.counts[PREVIOUS_MS]
-    if previous_ms < 0 or (terms.funding_ppm == 0 and terms.borrow_ppm == 0):
-        return
-    interval_ms = terms.funding_interval_ms
-    instants = at_ms // interval_ms - previous_ms // interval_ms
-    if instants <= 0:
+    if terms.funding_ppm == 0 and terms.borrow_ppm == 0:
         return
     for n in range(account.counts[N_LIVE]):
         position, cost_e8 = account.live[n], 0
@@ -624,11 +681,11 @@ def _charge_funding(
                 net_lots, gross_lots, borne_lots = _held_lots(
                     position, symbol, market, account, positions
                 )
-                ticks = account.marks_ticks[symbol]
+                ticks = market.marks_ticks[close, symbol]
                 notional_e8 = ticks * abs(net_lots) * market.notional_step[symbol]
-                carried_e8 = instants * charge(notional_e8, terms.funding_ppm)
+                carried_e8 = n_instants * charge(notional_e8, terms.funding_ppm)
                 if net_lots < 0:
-                    carried_e8 += instants * charge(notional_e8, terms.borrow_ppm)
+                    carried_e8 += n_instants * charge(notional_e8, terms.borrow_ppm)
                 cost_e8 += share_below(carried_e8, borne_lots + abs(lots), gross_lots)
                 cost_e8 -= share_below(carried_e8, borne_lots, gross_lots)
         positions.funding_e8[position] += cost_e8
@@ -768,25 +825,3 @@ def _release_closed(account: Account, positions: Positions) -> None:
             account.live[n_kept] = position
             n_kept += 1
     account.counts[N_LIVE] = n_kept
-
-
-@compiled
-def _value(
-    close: int, market: Market, account: Account, positions: Positions, equity: Equity
-) -> None:
-    """Write the account at the marks."""
-    net_e8, gross_e8 = 0, 0
-    for n in range(account.counts[N_LIVE]):
-        position = account.live[n]
-        for leg in LEGS:
-            lots = positions.lots[position, leg]
-            if lots != 0:
-                symbol = market.legs[positions.pair[position], leg]
-                ticks = account.marks_ticks[symbol]
-                value_e8 = ticks * lots * market.notional_step[symbol]
-                net_e8 += value_e8
-                gross_e8 += abs(value_e8)
-    equity.cash_e8[close] = account.counts[CASH_E8]
-    equity.equity_e8[close] = account.counts[CASH_E8] + net_e8
-    equity.gross_e8[close] = gross_e8
-    equity.n_positions[close] = account.counts[N_LIVE]

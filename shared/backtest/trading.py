@@ -29,6 +29,8 @@ from shared.backtest.loop import (
     Signals,
     Terms,
     Trades,
+    mark_ticks,
+    rows_entering,
     trade_closes,
 )
 from shared.book.arithmetic import MOST_UNITS
@@ -39,12 +41,12 @@ from shared.clock import timeframe_ms
 from shared.errors import DataError
 from shared.quant.bars import Bars
 from shared.quant.compiled import compiled
-from shared.quant.typing import Bool1D, Float1D, Float2D
+from shared.quant.typing import Bool1D, Float1D
 from shared.sleeves.pairs.features import SpreadSpace
 from shared.sleeves.pairs.rules import thresholds_of
 from shared.sleeves.pairs.settings import StrategySettings
 
-_MOST_CELLS_A_TURN = 1 << 18
+_MOST_CELLS_A_TURN = 1 << 16
 """Closes times pairs that one call of the loop takes on: what bounds its columns."""
 
 
@@ -85,19 +87,20 @@ class TradeInputs(NamedTuple):
 
     Attributes
     ----------
-    symbols
-        Of the columns of `opens` and `volumes`.
     rows
-        The columns that decide, without a model's word.
+        The columns that decide, without a model's word and without thresholds.
     """
 
-    symbols: tuple[str, ...]
-    opens: Float2D
-    volumes: Float2D
     rows: Rows
+    market: Market
 
 
-def trade_inputs(table: FeatureTable, bars: Bars, spread_space: SpreadSpace) -> TradeInputs:
+def trade_inputs(
+    table: FeatureTable,
+    bars: Bars,
+    instruments: Mapping[str, Instrument],
+    spread_space: SpreadSpace,
+) -> TradeInputs:
     """Return what trading a table reads.
 
     Parameters
@@ -106,10 +109,16 @@ def trade_inputs(table: FeatureTable, bars: Bars, spread_space: SpreadSpace) -> 
         Features.
     bars
         Of the trade timeframe.
+    instruments
+        Units of every symbol of the table.
     spread_space
         Of the features.
+
+    Raises
+    ------
+    DataError
+        If a price or a volume is too large to be counted in ticks or lots.
     """
-    symbols = tuple(sorted({symbol for pair in table.pairs for symbol in pair}))
     is_log = spread_space == "log"
     rows = Rows(
         first_row=table.first_row,
@@ -125,15 +134,16 @@ def trade_inputs(table: FeatureTable, bars: Bars, spread_space: SpreadSpace) -> 
         spread_mean=table.column("spread_mean"),
         spread_std=table.column("spread_std"),
         confidence=np.full(len(table.pair), np.nan),
+        entering=np.zeros(0, dtype=np.int64),
     )
-    opens = bars.wide(symbols, "open", table.closes_at_ms)
-    return TradeInputs(symbols, opens, bars.wide(symbols, "volume", table.closes_at_ms), rows)
+    market = _market(table, bars, instruments)
+    mark_ticks(rows, market)
+    return TradeInputs(rows, market)
 
 
 def trade_table(
     table: FeatureTable,
     inputs: TradeInputs,
-    instruments: Mapping[str, Instrument],
     settings: StrategySettings,
     champion: Forecaster | None = None,
 ) -> Trading:
@@ -143,38 +153,32 @@ def trade_table(
     ----------
     table, inputs
         Features, and what was made of them and the bars.
-    instruments
-        Units of every symbol of the table.
     settings
         Signals, sizes and costs.
     champion
         The model in force over the whole period, if one is.
-
-    Raises
-    ------
-    DataError
-        If a price or a volume is too large to be counted in ticks or lots.
     """
     limits, terms = thresholds_of(settings.signals), _terms(settings)
     rows = _with_confidence(inputs.rows, table, settings, champion)
-    market = _market(table, inputs, instruments)
+    rows = rows._replace(entering=rows_entering(rows, limits, terms))
     n_closes, n_pairs = len(table.closes_at_ms), len(table.pairs)
-    account = _account(n_pairs, len(inputs.symbols), settings)
+    account = _account(n_pairs, settings)
     trades = _columns(Trades, n_pairs)
     equity = _columns(Equity, n_closes)
     positions, orders = _columns(Positions, 0), _columns(Orders, 0)
     fills, signals = [_columns(Fills, 0)], [_columns(Signals, 0)]
     turn = max(1, _MOST_CELLS_A_TURN // max(1, n_pairs))
     slots = settings.portfolio.top_k
+    new_fills = _columns(Fills, 2 * turn * min(slots, n_pairs))
+    new_signals = _columns(Signals, turn * n_pairs)
     for first in range(0, n_closes, turn):
         last = min(n_closes, first + turn)
         n_most = (last - first) * min(slots, n_pairs)
         positions = _with_room(positions, int(account.counts[N_POSITIONS]), n_most)
         orders = _with_room(orders, int(account.counts[N_ORDERS]), 2 * n_most)
-        new_fills, new_signals = _columns(Fills, 2 * n_most), _columns(Signals, turn * n_pairs)
         account.counts[N_FILLS] = account.counts[N_SIGNALS] = 0
         trade_closes(
-            first, last, rows, market, limits, terms, account, trades,
+            first, last, rows, inputs.market, limits, terms, account, trades,
             positions, orders, new_fills, new_signals, equity,
         )  # fmt: skip
         fills.append(_cut(new_fills, int(account.counts[N_FILLS])))
@@ -229,18 +233,17 @@ def _logarithms(values: Float1D) -> Float1D:
     return result
 
 
-def _market(
-    table: FeatureTable, inputs: TradeInputs, instruments: Mapping[str, Instrument]
-) -> Market:
-    units = [instruments[symbol] for symbol in inputs.symbols]
-    place = {symbol: n for n, symbol in enumerate(inputs.symbols)}
+def _market(table: FeatureTable, bars: Bars, instruments: Mapping[str, Instrument]) -> Market:
+    symbols = sorted({symbol for pair in table.pairs for symbol in pair})
+    units = [instruments[symbol] for symbol in symbols]
+    place = {symbol: n for n, symbol in enumerate(symbols)}
+    legs = np.array([[place[y], place[x]] for y, x in table.pairs], dtype=np.int64)
     market = Market(
         closes_at_ms=table.closes_at_ms,
-        opens=inputs.opens,
-        volumes=inputs.volumes,
-        legs=np.array([[place[y], place[x]] for y, x in table.pairs], dtype=np.int64).reshape(
-            -1, 2
-        ),
+        opens=bars.wide(symbols, "open", table.closes_at_ms),
+        volumes=bars.wide(symbols, "volume", table.closes_at_ms),
+        marks_ticks=np.zeros((len(table.closes_at_ms), len(symbols)), dtype=np.int64),
+        legs=legs.reshape(-1, 2),
         price_scale=np.array([SCALES[each.price_decimals] for each in units]),
         lot_scale=np.array([SCALES[each.lot_decimals] for each in units]),
         notional_step=np.array([each.notional_step for each in units], dtype=np.int64),
@@ -254,14 +257,14 @@ def _market(
         if too_large.size:
             close, symbol = too_large[0]
             raise DataError(
-                f"{inputs.symbols[symbol]}: {name} of {values[close, symbol]} in the bar that "
+                f"{symbols[symbol]}: {name} of {values[close, symbol]} in the bar that "
                 f"closes at {table.closes_at_ms[close]} ms is more than {MOST_UNITS:.0e} units: "
                 "leave the symbol out or correct the bar"
             )
     return market
 
 
-def _account(n_pairs: int, n_symbols: int, settings: StrategySettings) -> Account:
+def _account(n_pairs: int, settings: StrategySettings) -> Account:
     counts = np.zeros(N_COUNTS, dtype=np.int64)
     counts[CASH_E8], counts[PREVIOUS_MS] = settings.portfolio.capital_e8, -1
     top_k = settings.portfolio.top_k
@@ -271,8 +274,6 @@ def _account(n_pairs: int, n_symbols: int, settings: StrategySettings) -> Accoun
         spare=np.zeros(n_pairs, dtype=np.int64),
         live=np.zeros(top_k, dtype=np.int64),
         position_of=np.full(n_pairs, -1),
-        marks=np.zeros(n_symbols),
-        marks_ticks=np.zeros(n_symbols, dtype=np.int64),
         entries=np.zeros(n_pairs, dtype=np.int64),
         exits=np.zeros(n_pairs, dtype=np.int64),
         openings=np.zeros((top_k, 5), dtype=np.int64),

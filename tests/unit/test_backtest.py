@@ -12,7 +12,7 @@ from cli.backtest import sweep
 from shared.backtest.engine import account_summary, run_backtest
 from shared.backtest.preparation import prepare
 from shared.backtest.result import BacktestResult
-from shared.backtest.trading import trade_table
+from shared.backtest.trading import trade_inputs
 from shared.book.execution import FillTerms
 from shared.book.instrument import instruments_from_bars
 from shared.book.ledger import Ledger
@@ -198,11 +198,11 @@ def test_a_period_prepared_otherwise_is_refused() -> None:
 
 def test_a_volume_that_cannot_be_counted_is_refused_with_its_symbol() -> None:
     prepared = run().prepared
-    volumes = prepared.inputs.volumes.copy()
-    volumes[3, 1] = 1e20
-    inputs = prepared.inputs._replace(volumes=volumes)
+    bars = market().checked["5m"].accepted
+    volume = bars.volume.copy()
+    volume[(bars.symbol_code == 1) & (bars.closes_at_ms > START_MS)] = 1e20
     with pytest.raises(DataError, match=r"B/USDT: volume of 1e\+20"):
-        trade_table(prepared.table, inputs, prepared.market.instruments, SETTINGS)
+        trade_inputs(prepared.table, replace(bars, volume=volume), market().instruments, "log")
 
 
 def test_what_comes_later_changes_nothing_before() -> None:
