@@ -154,55 +154,26 @@ def spread_increments(result: BacktestResult) -> float:
 
 def _net_and_traded(result: BacktestResult, at_ms: Int1D) -> tuple[Float1D, Float1D]:
     """Return net notional at the end of each day and notional traded in it."""
-    trading, inputs = result.trading, result.prepared.inputs
-    place = {symbol: n for n, symbol in enumerate(inputs.symbols)}
-    instruments = result.prepared.market.instruments
+    trading, market = result.trading, result.prepared.inputs.market
     orders, fills = trading.orders, trading.fills
     net, traded = np.zeros(len(at_ms)), np.zeros(len(at_ms))
-    if not len(at_ms) or not len(fills.order):
+    if not len(fills.order):
         return net, traded
-    legs = np.array([[place[y], place[x]] for y, x in trading.table.pairs])
-    symbol = legs[trading.positions.pair[orders.position], orders.leg][fills.order]
-    step = np.array([instruments[name].notional_step for name in inputs.symbols], dtype=np.int64)
+    symbol = market.legs[trading.positions.pair[orders.position], orders.leg][fills.order]
+    step = market.notional_step
     day = at_ms.searchsorted(fills.filled_at_ms, "right")  # filled at the open of a bar
     np.add.at(traded, day, fills.lots * fills.price_ticks * step[symbol] / E8)
-    lots = np.zeros((len(at_ms), len(inputs.symbols)), dtype=np.int64)
+    lots = np.zeros((len(at_ms), len(step)), dtype=np.int64)
     np.add.at(lots, (day, symbol), fills.lots * orders.side[fills.order])
-    marks = _marks_ticks(result, at_ms)
-    net = (lots.cumsum(axis=0) * marks * step).sum(axis=1) / E8
-    return net, traded
+    marks = market.marks_ticks[market.closes_at_ms.searchsorted(at_ms)]
+    return (lots.cumsum(axis=0) * marks * step).sum(axis=1) / E8, traded
 
 
 def _marked_e8(result: BacktestResult) -> Int1D:
     """Return what the lots each position still holds are worth at the last marks."""
-    trading, inputs = result.trading, result.prepared.inputs
-    positions = trading.positions
-    worth = np.zeros(len(positions.pair), dtype=np.int64)
-    is_held = np.flatnonzero((positions.lots != 0).any(axis=1))
-    if not len(is_held):
-        return worth
-    place = {symbol: n for n, symbol in enumerate(inputs.symbols)}
-    marks = _marks_ticks(result, trading.table.closes_at_ms[-1:])[0]
-    instruments = result.prepared.market.instruments
-    for position in is_held.tolist():
-        for leg, symbol in enumerate(trading.table.pairs[positions.pair[position]]):
-            ticks, lots = int(marks[place[symbol]]), int(positions.lots[position, leg])
-            worth[position] += instruments[symbol].notional_e8(ticks, lots)
+    positions, market = result.trading.positions, result.prepared.inputs.market
+    if not len(positions.pair):
+        return np.zeros(0, dtype=np.int64)
+    value_of_lot = market.marks_ticks[-1] * market.notional_step
+    worth: Int1D = (positions.lots * value_of_lot[market.legs[positions.pair]]).sum(axis=1)
     return worth
-
-
-def _marks_ticks(result: BacktestResult, at_ms: Int1D) -> Int1D:
-    """Return the last close of every symbol up to each instant, in ticks; 0 before the first."""
-    inputs, market = result.prepared.inputs, result.prepared.market
-    bars = market.checked[result.prepared.settings.trade_timeframe].accepted
-    every = result.trading.table.closes_at_ms
-    close = bars.wide(inputs.symbols, "close", every)
-    ticks = np.zeros((len(at_ms), len(inputs.symbols)), dtype=np.int64)
-    rows = every.searchsorted(at_ms)
-    for n, symbol in enumerate(inputs.symbols):
-        known = np.flatnonzero(np.isfinite(close[:, n]))
-        newest = known.searchsorted(rows, "right") - 1
-        for row in np.flatnonzero(newest >= 0).tolist():
-            price = float(close[known[newest[row]], n])
-            ticks[row, n] = market.instruments[symbol].price_ticks(price, "nearest")
-    return ticks

@@ -41,7 +41,7 @@ from shared.clock import timeframe_ms
 from shared.errors import DataError
 from shared.quant.bars import Bars
 from shared.quant.compiled import compiled
-from shared.quant.typing import Bool1D, Float1D
+from shared.quant.typing import Bool1D, Float1D, Float2D
 from shared.sleeves.pairs.features import SpreadSpace
 from shared.sleeves.pairs.rules import thresholds_of
 from shared.sleeves.pairs.settings import StrategySettings
