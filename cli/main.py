@@ -21,6 +21,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli import check_commands
+from cli.cycle import commands as cycle_commands
 from cli.fleet.home import resolve_home
 from shared.clock import ms_of_instant
 from shared.errors import DataError, MntError
@@ -41,6 +43,10 @@ app.add_typer(import_app, name="import")
 app.add_typer(db_app, name="db")
 token_app = typer.Typer(help="Tokens of the REST routes.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
+app.add_typer(check_commands.app, name="check")
+app.command("cycle")(cycle_commands.cycle)
+app.command("report")(cycle_commands.report)
+app.command("select")(cycle_commands.select)
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Folder of the fleet's state (MNT_HOME, else .mnt).")
@@ -237,10 +243,31 @@ def events_tail(
 
 
 @app.command()
-def train(as_json: JsonOption = False, home: HomeOption = None) -> None:
+def train(
+    offline: Annotated[
+        Path | None,
+        typer.Option("--offline", help="Train on a dataset file of a cycle instead of the fleet."),
+    ] = None,
+    families: Annotated[
+        list[str] | None, typer.Option("--family", help="Offline: model family; once for each.")
+    ] = None,
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Offline: choices of parameters tried.")
+    ] = 1,
+    out: Annotated[
+        Path, typer.Option("--out", help="Offline: JSON file of the candidates.")
+    ] = Path("candidates.json"),
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
     """Train a challenger on everything up to the last close of the running fleet."""
     from cli import control
 
+    if offline is not None:
+        chosen = families or ["logistic_regression"]
+        found = cycle_commands.train(offline, chosen, trials, out, home)
+        _emit(found, as_json, lambda console: console.print(found))
+        return
     trained = asyncio.run(control.post(resolve_home(home), "trainer", "/train"))
     _emit(trained, as_json, lambda console: console.print(trained))
 

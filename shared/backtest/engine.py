@@ -11,10 +11,9 @@ from collections.abc import Mapping
 
 from shared.backtest.preparation import Prepared
 from shared.backtest.result import BacktestResult
-from shared.backtest.trading import trade_table
+from shared.backtest.trading import Forecaster, trade_table
 from shared.book.ledger import Identity
 from shared.errors import SettingsError
-from shared.sleeves.pairs.model import LogisticModel
 from shared.sleeves.pairs.settings import StrategySettings
 
 
@@ -23,7 +22,7 @@ def run_backtest(
     settings: StrategySettings,
     *,
     account: str,
-    champion: LogisticModel | None = None,
+    champion: Forecaster | None = None,
 ) -> BacktestResult:
     """Trade a prepared period.
 

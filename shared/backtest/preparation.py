@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from shared.backtest.digests import bars_digest
 from shared.backtest.feature_table import FeatureTable, compute_feature_table
 from shared.backtest.trading import TradeInputs, trade_inputs
+from shared.clock import instant_of_ms
+from shared.errors import DataError
 from shared.events.screener import PairsScreened
 from shared.quant.bars import Bars
 from shared.sleeves.pairs.screener import PairScreener
@@ -74,11 +76,77 @@ def prepare(
         The period; bars up to the start are history.
     """
     screens = tuple(_screen(market, settings, start_ms, end_ms))
+    return prepare_with(market, settings, screens, start_ms=start_ms, end_ms=end_ms)
+
+
+def prepare_with(
+    market: RecordedMarket,
+    settings: StrategySettings,
+    screens: Sequence[PairsScreened],
+    *,
+    start_ms: int | None,
+    end_ms: int | None,
+) -> Prepared:
+    """Compute the features of the pairs that given screens found.
+
+    Parameters
+    ----------
+    market, settings, start_ms, end_ms
+        As for `prepare`.
+    screens
+        In order of their closes; each is in force after its own close until the next.
+    """
     bars = market.checked[settings.trade_timeframe].accepted
     closes = bars.between(start_ms, end_ms).closes()
     table = compute_feature_table(bars, closes, screens, settings.features)
     inputs = trade_inputs(table, bars, market.instruments, settings.features.spread_space)
-    return Prepared(market, settings, start_ms, end_ms, screens, table, inputs)
+    return Prepared(market, settings, start_ms, end_ms, tuple(screens), table, inputs)
+
+
+def screens_up_to(
+    market: RecordedMarket, settings: StrategySettings, instants_ms: Sequence[int]
+) -> Iterator[PairsScreened]:
+    """Yield the roster at a few instants, each from the bars up to it.
+
+    Before each instant as many closes are screened as it takes a pair to enter or to leave;
+    the closes between are history. A roster made at every close costs a hundred times as much.
+
+    Parameters
+    ----------
+    market, settings
+        As for `prepare`.
+    instants_ms
+        Ascending; one roster comes of each.
+
+    Raises
+    ------
+    DataError
+        If no bar closes up to the first instant.
+    """
+    rules = settings.screener
+    n_screened = max(rules.enter_after_screens, rules.leave_after_screens)
+    screener = PairScreener(rules, SCREEN_TIMEFRAME)
+    bars = market.checked[SCREEN_TIMEFRAME].accepted
+    tradable = frozenset(market.instruments)
+    closes = bars.between(None, instants_ms[-1]).closes()
+    ends = closes.searchsorted(instants_ms, "right").tolist()
+    if not ends[0]:
+        raise DataError(
+            f"no bar of {SCREEN_TIMEFRAME} closes up to {instant_of_ms(instants_ms[0])}: start "
+            "later or give older bars"
+        )
+    done = max(0, ends[0] - screener.window.history_bars - n_screened)
+    for end in ends:
+        event = None
+        for place in range(done, end):
+            closed = bars_closed(bars.at(int(closes[place])))
+            if place < end - n_screened:
+                screener.push(closed)
+            else:
+                event = screener.screen(closed, tradable).event
+        done = end
+        if event is not None:  # no bar since the instant before: its roster stays in force
+            yield event
 
 
 def _screen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, NamedTuple, Protocol, TypeVar, get_type_hints
 
 import numpy as np
 
@@ -41,14 +41,32 @@ from shared.clock import timeframe_ms
 from shared.errors import DataError
 from shared.quant.bars import Bars
 from shared.quant.compiled import compiled
-from shared.quant.typing import Bool1D, Float1D
+from shared.quant.typing import Bool1D, Float1D, Float2D
 from shared.sleeves.pairs.features import SpreadSpace
-from shared.sleeves.pairs.model import LogisticModel
 from shared.sleeves.pairs.rules import thresholds_of
 from shared.sleeves.pairs.settings import StrategySettings
 
 _MOST_CELLS_A_TURN = 1 << 16
 """Closes times pairs that one call of the loop takes on: what bounds its columns."""
+
+
+class Forecaster(Protocol):
+    """A model that says how likely an entry is right, of whatever kind it is.
+
+    Attributes
+    ----------
+    sha256
+        Its identity.
+    """
+
+    @property
+    def sha256(self) -> str: ...  # noqa: D102
+
+    def places_in(self, names: Sequence[str]) -> list[int]:
+        """Return where the features it reads stand among others, in its order."""
+
+    def predict_probability(self, features: Float2D) -> Float1D:
+        """Return the probability of label 1 for every row of its features."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -127,7 +145,7 @@ def trade_table(
     table: FeatureTable,
     inputs: TradeInputs,
     settings: StrategySettings,
-    champion: LogisticModel | None = None,
+    champion: Forecaster | None = None,
 ) -> Trading:
     """Trade the pairs of a feature table.
 
@@ -198,7 +216,7 @@ def _terms(settings: StrategySettings) -> Terms:
 
 
 def _with_confidence(
-    rows: Rows, table: FeatureTable, settings: StrategySettings, champion: LogisticModel | None
+    rows: Rows, table: FeatureTable, settings: StrategySettings, champion: Forecaster | None
 ) -> Rows:
     if champion is None or settings.signals.signals_from == "z":
         return rows

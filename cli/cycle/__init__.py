@@ -1,0 +1,1 @@
+"""`mnt cycle`: from recorded bars to a verdict on a candidate, offline."""

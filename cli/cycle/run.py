@@ -1,0 +1,124 @@
+"""A cycle as files: artefacts, report and manifest in one folder, made once for one content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.progress import Progress
+
+from cli.backtest import write_results
+from cli.cycle.artefacts import is_made, lineage, read_json, write_manifest
+from cli.cycle.document import describe
+from cli.cycle.ledger_file import LedgerFile
+from cli.cycle.pipeline import Z_RULE, Cycle, run_cycle
+from cli.cycle.report import write_report
+from cli.cycle.request import CycleRequest
+from cli.cycle.steps import dataset_table, write_json
+from shared.backtest.result import BacktestResult
+from shared.errors import DataError
+from shared.sleeves.pairs.settings import StrategySettings
+
+SUMMARY = "summary.json"
+
+
+def cycle_to_folder(
+    request: CycleRequest,
+    strategy: StrategySettings,
+    *,
+    out: Path,
+    ledger_path: Path,
+    progress: Progress,
+) -> tuple[dict[str, Any], bool]:
+    """Run a cycle and write everything it found, or find it written already.
+
+    Parameters
+    ----------
+    request, strategy
+        What is asked for.
+    out
+        Folder of the artefacts.
+    ledger_path
+        The ledger of trials.
+    progress
+        Where the steps are shown.
+
+    Returns
+    -------
+    tuple of dict, bool
+        The summary, and whether anything had to be computed. A folder is up to date when it
+        was made from the same files, settings and code, nothing in it has changed, and no
+        trial has been made since: more trials ask more of the same backtest.
+
+    Raises
+    ------
+    DataError
+        As `run_cycle`, or if the folder cannot be written.
+    """
+    ledger = LedgerFile(ledger_path)
+    files = (*request.bars, *([request.roster] if request.roster else []))
+    made_from = lineage(files, request.document(strategy))
+    if is_made(out, made_from["run_id"], ledger.sha256):
+        return read_json(out / SUMMARY), False
+    cycle = run_cycle(request, strategy, ledger, progress)
+    document = {**describe(cycle, ledger), "lineage": made_from}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_artefacts(cycle, out)
+        (out / SUMMARY).write_bytes(
+            orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+        )
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error}; choose another --out") from error
+    # From the file, so that `mnt report` on the folder gives the same bytes.
+    summary = read_json(out / SUMMARY)
+    write_report(summary, out)
+    write_manifest(out, made_from, ledger.sha256)
+    return summary, True
+
+
+def _write_artefacts(cycle: Cycle, out: Path) -> None:
+    rosters = [screen.model_dump(mode="json") for screen in cycle.screens]
+    write_json(out / "pairs_screened.json", rosters)
+    recipes = [
+        {"sha256": column.candidate.sha256, **column.candidate.recipe()} for column in cycle.columns
+    ]
+    write_json(out / "candidates.json", recipes)
+    datasets = out / "datasets"
+    datasets.mkdir(exist_ok=True)
+    for column in cycle.columns:
+        table = dataset_table(column.dataset, column.candidate.label)
+        pq.write_table(table, datasets / f"{column.candidate.label.kind}.parquet")
+    results: dict[str, BacktestResult] = {Z_RULE: cycle.z_rule}
+    if cycle.selected is not None:
+        results["candidate"] = cycle.selected.result
+    for name, result in results.items():
+        digests = result.tally.digests(result.prepared.bars_digest)
+        report = {"counts": result.tally.counts(), "digests": digests}
+        write_results(result, report, out / "backtest" / name.replace(" ", "_"))
+    pq.write_table(_daily_table(cycle), out / "daily.parquet")
+
+
+def _daily_table(cycle: Cycle) -> pa.Table:
+    tracks = {column.candidate.name: column.track for column in cycle.columns}
+    tracks[Z_RULE] = cycle.z_track
+    instants = pa.array(cycle.z_track.day_ms).cast(pa.timestamp("ms", tz="UTC"))
+    parts = [
+        pa.table(
+            {
+                "day": instants,
+                "column": [name] * len(instants),
+                "equity": track.equity[1:],
+                "return": np.asarray(track.returns),
+                "gross": track.gross,
+                "net": track.net,
+                "traded": track.traded,
+            }
+        )
+        for name, track in tracks.items()
+    ]
+    return pa.concat_tables(parts)
