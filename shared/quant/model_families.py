@@ -348,6 +348,11 @@ def _estimator_class(family: ModelFamily) -> Any:
             f"model family {family.name!r} needs the library {module}, which is not installed: "
             f"run `uv sync --extra {family.extra}` or choose another family"
         ) from error
+    except OSError as error:  # a wheel that takes a library from the system
+        raise DataError(
+            f"model family {family.name!r} cannot be loaded: {error}; install what is missing "
+            "(LightGBM needs libgomp1) or choose another family"
+        ) from error
 
 
 def _require_samples(features: Float2D, labels: Int1D, weights: Float1D | None) -> None:

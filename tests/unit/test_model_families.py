@@ -110,6 +110,17 @@ def test_a_feature_that_never_changes_does_no_harm() -> None:
     assert np.isfinite(model.predict_probability(features)).all()
 
 
+def test_a_library_that_the_system_lacks_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lacking(_: str) -> None:
+        raise OSError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("shared.quant.model_families.importlib.import_module", lacking)
+    with pytest.raises(DataError, match=r"'lightgbm' cannot be loaded: libgomp.*libgomp1"):
+        fit_model(FAMILIES["lightgbm"], *samples(), seed=0)
+
+
 def test_a_library_that_is_not_installed_is_named_with_its_remedy() -> None:
     absent = ModelFamily(
         "absent", ("no_such_library", "Model"), defaults={}, space={}, fixed={}, extra="boosting"
