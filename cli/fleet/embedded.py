@@ -34,6 +34,7 @@ POSTGRES_SETTINGS = {
     "shared_buffers": "128MB",
     "synchronous_commit": "on",
     "wal_level": "replica",
+    "wal_init_zero": "off",  # or a close waits while a new segment is filled with zeros
     "max_wal_size": "2GB",  # a backfill writes fast: fewer forced checkpoints
     "jit": "off",  # our statements are short; compiling them costs more than it saves
     "timezone": "UTC",

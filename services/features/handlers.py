@@ -65,10 +65,10 @@ class Features:
             for pair, history in histories.items():
                 self._follower.learn(pair, closed.closes_at_ms, history)
         computed = self._follower.compute(closed, followed, roster)
-        await store.insert_features(unit.connection, computed, unit.lineage)
+        unit.record(*store.feature_rows(computed, unit.lineage))
         unit.publish("features.computed", computed)
 
     async def adopt(self, computed: FeaturesComputed, unit: UnitOfWork) -> None:
         """Take in features that somebody published by hand."""
-        await store.insert_features(unit.connection, computed, unit.lineage)
+        unit.record(*store.feature_rows(computed, unit.lineage))
         unit.publish("features.computed", computed)

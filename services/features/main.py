@@ -36,6 +36,7 @@ def create_app() -> FastAPI:
             },
             adopters={"features.computed": features.adopt},
             reload=features.reload,
+            at_once=frozenset({f"bars.{settings.trade_timeframe}"}),
         )
 
     return create_service("features", VERSION, settings, build, features_routes())

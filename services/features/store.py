@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import instant_of_ms, timeframe_ms
 from shared.database.bars import closes_and_volumes
-from shared.database.engine import Insertion, insert_together
+from shared.database.engine import Insertion
 from shared.database.filters import within
 from shared.database.tables import bars, feature_sets, features
 from shared.events.features import FeaturesComputed
@@ -87,33 +87,32 @@ async def joined_histories(
         span_bars *= 2
 
 
-async def insert_features(
-    connection: AsyncConnection, computed: FeaturesComputed, lineage: Mapping[str, str]
-) -> None:
-    """Record the features of a close."""
+def feature_rows(computed: FeaturesComputed, lineage: Mapping[str, str]) -> tuple[Insertion, ...]:
+    """Return the rows that record the features of a close."""
     if not computed.rows:
-        return
+        return ()
     names = list(computed.feature_names)
     feature_set = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     rows = [
         {
-            "closes_at": computed.closes_at,
             "y": row.y,
             "x": row.x,
             "status": row.status,
-            "roster_closes_at": computed.roster_closes_at,
             "close_y": row.close_y,
             "close_x": row.close_x,
-            "feature_set": feature_set,
-            "feature_values": list(row.values),
-            **lineage,
+            "feature_values": row.values,
         }
         for row in computed.rows
     ]
-    await insert_together(
-        connection,
+    common = {
+        "closes_at": computed.closes_at,
+        "roster_closes_at": computed.roster_closes_at,
+        "feature_set": feature_set,
+        **lineage,
+    }
+    return (
         Insertion(feature_sets, [{"feature_set": feature_set, "names": names}]),
-        Insertion(features, rows),
+        Insertion(features, rows, common=common),
     )
 
 

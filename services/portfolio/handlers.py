@@ -66,7 +66,7 @@ class Portfolio:
             limits_at(self._limit_changes, raised.closes_at_ms, self._settings.portfolio),
             self._settings.features.spread_space,
         )
-        await store.save_plan(unit.connection, plan, self._live, unit.lineage)
+        unit.record(*store.plan_rows(plan, self._live, unit.lineage))
         unit.publish("orders.requested", plan.requested)
         self._keep_after_commit(plan.live, unit)
         last_closes_at = max(raised.closes_at, self._last_closes_at or raised.closes_at)
@@ -79,7 +79,7 @@ class Portfolio:
     async def release(self, changed: PositionsChanged, unit: UnitOfWork) -> None:
         """Free the slots of closed positions."""
         live = release_closed(self._live, changed)
-        await store.save_live(unit.connection, self._live, live)
+        unit.record(*store.slot_rows(self._live, live))
         self._keep_after_commit(live, unit)
 
     async def change_limits(
@@ -118,7 +118,7 @@ class Portfolio:
 
     async def adopt(self, requested: OrdersRequested, unit: UnitOfWork) -> None:
         """Take in intents that somebody published by hand."""
-        await store.insert_intents(unit.connection, requested, unit.lineage)
+        unit.record(store.intent_rows(requested, unit.lineage))
         unit.publish("orders.requested", requested)
 
     def _keep_after_commit(self, live: dict[tuple[str, str], LiveTarget], unit: UnitOfWork) -> None:

@@ -37,6 +37,7 @@ def create_app() -> FastAPI:
             },
             adopters={"orders.requested": portfolio.adopt},
             reload=portfolio.reload,
+            at_once=frozenset({"signals.raised", "positions.changed"}),
         )
 
     return create_service(

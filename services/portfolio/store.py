@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import delete, func, insert, or_, select, text, tuple_
+from sqlalchemy import func, insert, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.portfolio.domain import LimitChange
@@ -16,7 +17,7 @@ from shared.book.positions import PairState
 from shared.book.sizing import SizingSettings
 from shared.book.targets import IntentPlan, LiveTarget
 from shared.clock import ms_of_instant
-from shared.database.engine import Insertion, insert_together
+from shared.database.engine import Insertion, PairDeletion, Write
 from shared.database.filters import of_pair, within
 from shared.database.tables import (
     account,
@@ -30,6 +31,8 @@ from shared.events.portfolio import OrdersRequested
 
 Live = Mapping[tuple[str, str], LiveTarget]
 _MUTABLE = tuple(c.name for c in live_targets.columns if not c.primary_key)
+_SLOT = tuple(field.name for field in fields(LiveTarget))
+_slot_of = attrgetter(*_SLOT)
 
 
 async def load_live(connection: AsyncConnection) -> dict[tuple[str, str], LiveTarget]:
@@ -38,60 +41,42 @@ async def load_live(connection: AsyncConnection) -> dict[tuple[str, str], LiveTa
     return {(row.y, row.x): LiveTarget(**row._mapping) for row in rows}
 
 
-async def save_live(connection: AsyncConnection, before: Live, after: Live) -> None:
-    """Record which slots were taken, changed and freed."""
-    await insert_together(connection, _changed_slots(before, after))
-    freed = [key for key in before if key not in after]
-    if freed:
-        await connection.execute(
-            delete(live_targets).where(tuple_(live_targets.c.y, live_targets.c.x).in_(freed))
-        )
+def slot_rows(before: Live, after: Live) -> tuple[Write, ...]:
+    """Return what records which slots were taken, changed and freed."""
+    changed = [target for key, target in after.items() if before.get(key) != target]
+    rows = [dict(zip(_SLOT, _slot_of(target), strict=True)) for target in changed]
+    return (
+        Insertion(live_targets, rows, _MUTABLE),
+        PairDeletion(live_targets, [key for key in before if key not in after]),
+    )
 
 
-async def save_plan(
-    connection: AsyncConnection, plan: IntentPlan, before: Live, lineage: Mapping[str, str]
-) -> None:
-    """Record what became of every signal, the intents, and the slots they take."""
+def plan_rows(plan: IntentPlan, before: Live, lineage: Mapping[str, str]) -> tuple[Write, ...]:
+    """Return what records the fate of every signal, the intents, and the slots they take."""
     decided = [
         {
-            "closes_at": plan.requested.closes_at,
             "y": decision.signal.y,
             "x": decision.signal.x,
             "action": decision.signal.action,
             "is_accepted": decision.intent is not None,
             "reason": decision.reason,
             "intent_id": None if decision.intent is None else decision.intent.intent_id,
-            **lineage,
         }
         for decision in plan.decisions
     ]
-    await insert_together(
-        connection,
-        Insertion(targets, decided),
-        Insertion(intents, _intent_rows(plan.requested, lineage)),
-        _changed_slots(before, plan.live),
+    return (
+        Insertion(targets, decided, common={"closes_at": plan.requested.closes_at, **lineage}),
+        intent_rows(plan.requested, lineage),
+        *slot_rows(before, plan.live),
     )
 
 
-async def insert_intents(
-    connection: AsyncConnection, requested: OrdersRequested, lineage: Mapping[str, str]
-) -> None:
-    """Record the intents of a close."""
-    await insert_together(connection, Insertion(intents, _intent_rows(requested, lineage)))
-
-
-def _changed_slots(before: Live, after: Live) -> Insertion:
-    changed = [target for key, target in after.items() if before.get(key) != target]
-    names = [field.name for field in fields(LiveTarget)]
-    rows = [{name: getattr(target, name) for name in names} for target in changed]
-    return Insertion(live_targets, rows, _MUTABLE)
-
-
-def _intent_rows(requested: OrdersRequested, lineage: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [
-        {"closes_at": requested.closes_at, **intent.model_dump(mode="json"), **lineage}
-        for intent in requested.intents
+def intent_rows(requested: OrdersRequested, lineage: Mapping[str, str]) -> Insertion:
+    """Return the rows that record the intents of a close."""
+    rows = [
+        {**vars(intent), "legs": [vars(leg) for leg in intent.legs]} for intent in requested.intents
     ]
+    return Insertion(intents, rows, common={"closes_at": requested.closes_at, **lineage})
 
 
 # --- limits ---------------------------------------------------------------------------------

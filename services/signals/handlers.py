@@ -178,7 +178,7 @@ class Signals:
             self._last_closes_at_ms,
         )
         last_closes_at_ms = max(computed.closes_at_ms, self._last_closes_at_ms or 0)
-        await store.save_decisions(unit.connection, raised, self._trades, trades, unit.lineage)
+        unit.record(*store.decision_rows(raised, self._trades, trades, unit.lineage))
         unit.publish("signals.raised", raised)
 
         def keep() -> None:
@@ -189,7 +189,7 @@ class Signals:
 
     async def adopt(self, raised: SignalsRaised, unit: UnitOfWork) -> None:
         """Take in signals that somebody published by hand; the rule's own trades stay."""
-        await store.insert_signals(unit.connection, raised, unit.lineage)
+        unit.record(store.signal_rows(raised, unit.lineage))
         unit.publish("signals.raised", raised)
 
 

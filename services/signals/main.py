@@ -37,6 +37,7 @@ def create_app() -> FastAPI:
             },
             adopters={"signals.raised": signals.adopt},
             reload=signals.reload,
+            at_once=frozenset({"features.computed"}),
         )
 
     return create_service("signals", VERSION, settings, build, signals_routes(settings, signals))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import delete, select, text, tuple_
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import instant_of_ms, ms_of_instant
-from shared.database.engine import Insertion, insert_together
+from shared.database.engine import Insertion, PairDeletion, Write
 from shared.database.filters import of_pair, within
 from shared.database.tables import models, pair_trades, signals
 from shared.events.signals import SignalsRaised
@@ -19,6 +20,8 @@ from shared.sleeves.pairs.rules import PairTrade
 
 Trades = Mapping[tuple[str, str], PairTrade]
 _MUTABLE = tuple(c.name for c in pair_trades.columns if not c.primary_key)
+_CARRIED = ("y", "x", *(name for name in _MUTABLE if name != "entered_at"))
+_carried_of = attrgetter(*_CARRIED)
 
 
 async def load_trades(connection: AsyncConnection) -> dict[tuple[str, str], PairTrade]:
@@ -31,46 +34,28 @@ async def load_trades(connection: AsyncConnection) -> dict[tuple[str, str], Pair
     return trades
 
 
-async def save_decisions(
-    connection: AsyncConnection,
-    raised: SignalsRaised,
-    before: Trades,
-    after: Trades,
-    lineage: Mapping[str, str],
-) -> None:
-    """Record the signals of a close, and what changed in the rule's memory."""
+def decision_rows(
+    raised: SignalsRaised, before: Trades, after: Trades, lineage: Mapping[str, str]
+) -> tuple[Write, ...]:
+    """Return the rows that record the signals of a close, and what changed in the rule's memory."""
     changed = [trade for key, trade in after.items() if before.get(key) != trade]
-    await insert_together(
-        connection,
-        Insertion(signals, _signal_rows(raised, lineage)),
+    return (
+        signal_rows(raised, lineage),
         Insertion(pair_trades, [_trade_row(trade) for trade in changed], _MUTABLE),
+        PairDeletion(pair_trades, [key for key in before if key not in after]),
     )
-    gone = [key for key in before if key not in after]
-    if gone:
-        await connection.execute(
-            delete(pair_trades).where(tuple_(pair_trades.c.y, pair_trades.c.x).in_(gone))
-        )
 
 
 def _trade_row(trade: PairTrade) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        name: getattr(trade, name) for name in ("y", "x", *_MUTABLE) if name != "entered_at"
-    }
-    return {**row, "entered_at": instant_of_ms(trade.entered_at_ms)}
+    row: dict[str, Any] = dict(zip(_CARRIED, _carried_of(trade), strict=True))
+    row["entered_at"] = instant_of_ms(trade.entered_at_ms)
+    return row
 
 
-async def insert_signals(
-    connection: AsyncConnection, raised: SignalsRaised, lineage: Mapping[str, str]
-) -> None:
-    """Record the signals of a close."""
-    await insert_together(connection, Insertion(signals, _signal_rows(raised, lineage)))
-
-
-def _signal_rows(raised: SignalsRaised, lineage: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [
-        {"closes_at": raised.closes_at, **signal.model_dump(), **lineage}
-        for signal in raised.signals
-    ]
+def signal_rows(raised: SignalsRaised, lineage: Mapping[str, str]) -> Insertion:
+    """Return the rows that record the signals of a close."""
+    rows = [vars(signal) for signal in raised.signals]
+    return Insertion(signals, rows, common={"closes_at": raised.closes_at, **lineage})
 
 
 async def consumed_promotions(connection: AsyncConnection) -> Sequence[ModelPromoted]:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import asyncpg
 import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -23,8 +24,12 @@ from shared.bus.log import LogEntry
 from shared.bus.retry import RetryDecision, RetryPolicy, Verdict
 from shared.bus.streams import StreamEntry, Streams, entry_order
 from shared.clock import TIMEFRAME_MS, monotonic_seconds, utc_now
-from shared.database.engine import transaction
-from shared.errors import ContractError, RetryableError, StoreError
+from shared.database.engine import (
+    Write,
+    transaction,
+    write_together,
+)
+from shared.errors import ContractError, FatalError, RetryableError, StoreError
 from shared.events.base import MAX_EVENT_BYTES, Event
 from shared.events.catalogue import owned_topics, topic_named
 
@@ -41,30 +46,44 @@ T = TypeVar("T")
 logger = structlog.get_logger()
 
 
+class _TransactionNeededError(Exception):
+    """A handler that was to do with one statement asks for the connection."""
+
+
 @dataclass(slots=True)
 class UnitOfWork:
     """One transaction of a handler.
 
     Attributes
     ----------
-    connection
-        For the handler's rows.
     source_uri, transform_id
         Lineage of everything written in it.
     """
 
-    connection: AsyncConnection
+    _connection: AsyncConnection | None
     source_uri: str
     transform_id: str
     foreign_entry_id: str | None = None
+    writes: list[Write] = field(default_factory=list)
     outgoing: list[tuple[str, Event]] = field(default_factory=list)
     hooks: list[Callable[[], None]] = field(default_factory=list)
     errands: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     @property
+    def connection(self) -> AsyncConnection:
+        """The transaction, for what a handler has to read."""
+        if self._connection is None:
+            raise _TransactionNeededError
+        return self._connection
+
+    @property
     def lineage(self) -> dict[str, str]:
         """The lineage columns of a row."""
         return {"source_uri": self.source_uri, "transform_id": self.transform_id}
+
+    def record(self, *writes: Write) -> None:
+        """Queue rows for the end of the transaction, each table at most once in each way."""
+        self.writes.extend(writes)
 
     def publish(self, topic: str, event: Event) -> None:
         """Queue an event for the end of the transaction."""
@@ -101,6 +120,10 @@ class Routes:
         again at once.
     close
         Called once at the end, after the last handler.
+    at_once
+        Streams whose handlers do without a transaction unless they ask for its connection,
+        which they do before they change anything: all they record and the one event they
+        publish then goes to the database in a single statement.
     """
 
     handlers: Mapping[str, Handler]
@@ -108,6 +131,11 @@ class Routes:
     reload: Reload
     when_idle: Callable[[], Awaitable[bool]] | None = None
     close: Callable[[], Awaitable[None]] | None = None
+    at_once: frozenset[str] = frozenset()
+
+
+_Done = tuple[UnitOfWork, Sequence[LogEntry]]
+"""What was done, and what was appended to the log by it."""
 
 
 class _OvertakingError(Exception):
@@ -147,6 +175,8 @@ class Consumer:
         self._foreign: list[StreamEntry] = []
         self._adopted: dict[str, str] = {}
         self._lock_connection: AsyncConnection | None = None
+        # Effects of one statement go through the session that holds the lock: without it, none.
+        self._lock_driver: asyncpg.Connection | None = None
         # Whoever has the turn may touch the service's state; those who wait get it in order.
         self._turn = asyncio.Lock()
         self._is_stopping = False
@@ -213,6 +243,7 @@ class Consumer:
             )
             is_held = row.scalar_one()
             await connection.commit()
+            driver = (await connection.get_raw_connection()).driver_connection
         except (DBAPIError, OSError) as error:
             if connection is not None:
                 await connection.close()
@@ -220,12 +251,13 @@ class Consumer:
         if not is_held:
             await connection.close()
             raise StoreError(f"another {self.name} is running on this database; waiting for it")
-        self._lock_connection = connection
+        self._lock_connection, self._lock_driver = connection, driver
 
     async def _unlock(self) -> None:
         """Give the lock back by ending its session; in the pool it would go on holding it."""
         if self._lock_connection is not None:
             connection, self._lock_connection = self._lock_connection, None
+            self._lock_driver = None
             await connection.invalidate()
             await connection.close()
 
@@ -369,6 +401,7 @@ class Consumer:
         began_at = utc_now()
         started_at = monotonic_seconds()
         labels = (self.name, entry.topic)
+        source_uri = f"log:{entry.topic}/{entry.seq}"
         # Asked for with the first statement: the merge is by close, so an event that Redis lost
         # must not be overtaken by a later one of another stream. What arrives from now on has
         # taken no part in the choice.
@@ -390,6 +423,14 @@ class Consumer:
             await self._routes.handlers[entry.topic](event, unit)
             return True
 
+        async def attempt() -> _Done | None:
+            if isinstance(event, Event) and entry.topic in self._routes.at_once:
+                done = await self._settle_at_once(source_uri, entry, event, not_at_hand)
+                if done is not None:
+                    done[0].after_commit(observe_commit)
+                    return done
+            return await self._in_transaction(source_uri, None, handle)
+
         def observe_commit() -> None:
             metrics.COMMIT_SECONDS.labels(*labels).observe(monotonic_seconds() - started_at)
             if entry.added_at_ms is not None:
@@ -397,8 +438,7 @@ class Consumer:
                 # Two clocks: that of Redis may be ahead.
                 metrics.WAIT_SECONDS.labels(*labels).observe(max(0.0, waited_seconds))
 
-        source_uri = f"log:{entry.topic}/{entry.seq}"
-        outcome = await self._persist(source_uri, None, handle, entry)
+        outcome = await self._persist(attempt, entry)
         if outcome is None:
             return
         self.offsets[entry.topic] = entry.seq
@@ -467,8 +507,11 @@ class Consumer:
             await self._routes.adopters[entry.topic](event, unit)
             return True
 
-        source_uri = f"stream:{entry.topic}/{entry.entry_id}"
-        if await self._persist(source_uri, entry.entry_id, handle, entry) is not None:
+        async def attempt() -> _Done | None:
+            source_uri = f"stream:{entry.topic}/{entry.entry_id}"
+            return await self._in_transaction(source_uri, entry.entry_id, handle)
+
+        if await self._persist(attempt, entry) is not None:
             self._adopted[entry.topic] = entry.entry_id
             metrics.ADOPTED.labels(self.name, entry.topic).inc()
 
@@ -487,7 +530,7 @@ class Consumer:
             async with transaction(self._engine) as connection:
                 unit = UnitOfWork(connection, source_uri, self.transform_id)
                 await handle(unit)
-                logged = await self._append_outgoing(unit)
+                logged = await self._settle(unit)
         except StoreError:
             # The commit may have happened all the same: nothing goes on from what is remembered.
             self._must_reload = True
@@ -539,13 +582,9 @@ class Consumer:
             self._turn.release()
 
     async def _persist(
-        self,
-        source_uri: str,
-        foreign_entry_id: str | None,
-        handle: Callable[[UnitOfWork], Awaitable[bool]],
-        entry: LogEntry | StreamEntry,
+        self, attempt_it: Callable[[], Awaitable[_Done | None]], entry: LogEntry | StreamEntry
     ) -> bool | None:
-        """Run a handler in its transaction until it is done, dead-lettered or stale.
+        """Attempt to handle an entry until that is done, dead-lettered or stale.
 
         Returns
         -------
@@ -556,14 +595,11 @@ class Consumer:
         attempt = 0
         while True:
             try:
-                async with transaction(self._engine) as connection:
-                    unit = UnitOfWork(connection, source_uri, self.transform_id, foreign_entry_id)
-                    is_handled = await handle(unit)
-                    logged = await self._append_outgoing(unit) if is_handled else []
-                if not is_handled:
+                done = await attempt_it()
+                if done is None:
                     await self._forget(entry)
                     return None
-                await self._conclude(unit, logged)
+                await self._conclude(*done)
             except _OvertakingError:
                 await self._read_log()
                 return None
@@ -579,18 +615,67 @@ class Consumer:
                 self.progressed_at = monotonic_seconds()
                 return True
 
-    async def _append_outgoing(self, unit: UnitOfWork) -> list[LogEntry]:
-        return [
-            await log.append(
-                unit.connection,
-                topic,
-                event,
-                source_uri=unit.source_uri,
-                transform_id=unit.transform_id,
-                foreign_entry_id=unit.foreign_entry_id,
+    async def _in_transaction(
+        self,
+        source_uri: str,
+        foreign_entry_id: str | None,
+        handle: Callable[[UnitOfWork], Awaitable[bool]],
+    ) -> _Done | None:
+        """Run a handler in a transaction; `None` when there was nothing for it to do."""
+        async with transaction(self._engine) as connection:
+            unit = UnitOfWork(connection, source_uri, self.transform_id, foreign_entry_id)
+            if not await handle(unit):
+                return None
+            logged = await self._settle(unit)
+        return unit, logged
+
+    async def _settle(self, unit: UnitOfWork) -> list[LogEntry]:
+        """Write what was recorded and append what was published, at the end of a transaction."""
+        writes, logged = unit.writes, []
+        for topic, event in unit.outgoing:
+            logged.append(
+                await log.append_with(
+                    unit.connection,
+                    writes,
+                    topic,
+                    event,
+                    source_uri=unit.source_uri,
+                    transform_id=unit.transform_id,
+                    foreign_entry_id=unit.foreign_entry_id,
+                )
             )
-            for topic, event in unit.outgoing
-        ]
+            writes = []
+        await write_together(unit.connection, *writes)
+        return logged
+
+    async def _settle_at_once(
+        self, source_uri: str, entry: LogEntry, event: Event, not_at_hand: Sequence[str]
+    ) -> _Done | None:
+        """Handle an event with one statement; `None` when it takes a transaction after all."""
+        driver = self._lock_driver
+        if driver is None or driver.is_closed():
+            return None
+        unit = UnitOfWork(None, source_uri, self.transform_id)
+        try:
+            await self._routes.handlers[entry.topic](event, unit)
+        except _TransactionNeededError:
+            return None
+        if len(unit.outgoing) > 1:
+            raise FatalError(f"{self.name} publishes {len(unit.outgoing)} events at once")
+        beside = {topic: self.offsets[topic] for topic in not_at_hand}
+        is_moved, appended = await log.settle_at_once(
+            driver,
+            log.Advance(self.name, entry, beside),
+            unit.writes,
+            unit.outgoing[0] if unit.outgoing else None,
+            source_uri=source_uri,
+            transform_id=self.transform_id,
+        )
+        if not is_moved:
+            # A transaction finds out why. The handler must not have seen the event before.
+            await self._reload()
+            return None
+        return unit, [] if appended is None else [appended]
 
     async def _conclude(self, unit: UnitOfWork, logged: Sequence[LogEntry]) -> None:
         for hook in unit.hooks:

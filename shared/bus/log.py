@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import text
+import asyncpg
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.database.engine import Write, WriteShape, compose, run_at_once, write_parts
 from shared.errors import PermanentError
 from shared.events.base import Event
 
@@ -30,19 +34,37 @@ class LogEntry:
     added_at_ms: int | None = field(default=None, compare=False)
 
 
-_APPEND = text(
-    """
-    WITH head AS (
-        UPDATE stream_head SET seq = seq + 1 WHERE topic = :topic RETURNING seq
+_MOVED = """
+    moved AS (
+        UPDATE consumer_offset SET seq = seq + 1
+        WHERE consumer = :cursor_consumer AND topic = :cursor_topic AND seq + 1 = :cursor_seq
+          AND EXISTS (SELECT FROM event_log WHERE topic = :cursor_topic AND seq = :cursor_seq
+                      AND payload_sha256 = :cursor_sha256)
+          AND NOT EXISTS (
+              SELECT FROM stream_head
+              JOIN unnest(CAST(:beside_topic AS text[]), CAST(:beside_seq AS bigint[]))
+                AS beside (topic, seq) ON beside.topic = stream_head.topic
+              WHERE stream_head.seq > beside.seq)
+          AND {condition}
+        RETURNING seq
     )
-    INSERT INTO event_log (topic, seq, closes_at, payload, payload_sha256, foreign_entry_id,
-                           source_uri, transform_id)
-    SELECT :topic, head.seq, :closes_at, :payload, :payload_sha256, :foreign_entry_id,
-           :source_uri, :transform_id
-    FROM head
-    RETURNING seq
-    """
-)
+"""
+_LOGGED = """
+    head AS (
+        UPDATE stream_head SET seq = seq + 1
+        WHERE topic = CAST(:event_topic AS text) AND {condition}
+        RETURNING seq
+    ), logged AS (
+        INSERT INTO event_log (topic, seq, closes_at, payload, payload_sha256, foreign_entry_id,
+                               source_uri, transform_id)
+        SELECT CAST(:event_topic AS text), head.seq, CAST(:event_closes_at AS timestamptz),
+               CAST(:event_payload AS text), CAST(:event_sha256 AS bytea),
+               CAST(:event_foreign_entry_id AS text), CAST(:event_source_uri AS text),
+               CAST(:event_transform_id AS text)
+        FROM head
+        RETURNING seq
+    )
+"""
 _ADVANCE = text(
     """
     WITH moved AS (
@@ -90,6 +112,23 @@ async def ensure_offsets(
     return {row.topic: row.seq for row in rows if row.topic in wanted}
 
 
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """The move of a consumer's cursor over an entry.
+
+    Attributes
+    ----------
+    consumer, entry
+        Whose cursor, and over what.
+    beside
+        Last numbers at hand of other streams; one that has gone on stops the move.
+    """
+
+    consumer: str
+    entry: LogEntry
+    beside: Mapping[str, int]
+
+
 async def append(
     connection: AsyncConnection,
     topic: str,
@@ -104,25 +143,132 @@ async def append(
     Raises
     ------
     PermanentError
+        As `append_with`.
+    """
+    return await append_with(
+        connection,
+        (),
+        topic,
+        event,
+        source_uri=source_uri,
+        transform_id=transform_id,
+        foreign_entry_id=foreign_entry_id,
+    )
+
+
+async def append_with(
+    connection: AsyncConnection,
+    writes: Iterable[Write],
+    topic: str,
+    event: Event,
+    *,
+    source_uri: str,
+    transform_id: str,
+    foreign_entry_id: str | None,
+) -> LogEntry:
+    """Write rows and append the event they go with, in one statement.
+
+    Raises
+    ------
+    PermanentError
         If the stream has no head row: `ensure_topics` was not called for it.
     """
-    payload = event.to_bytes()
+    shapes, parameters = compose(writes)
+    entry, given = _given(topic, event, source_uri, transform_id, foreign_entry_id)
     result = await connection.execute(
-        _APPEND,
-        {
-            "topic": topic,
-            "closes_at": event.closes_at,
-            "payload": payload.decode(),
-            "payload_sha256": fingerprint(payload),
-            "foreign_entry_id": foreign_entry_id,
-            "source_uri": source_uri,
-            "transform_id": transform_id,
-        },
+        _settlement(shapes, is_advance=False, is_append=True), parameters | given
     )
-    seq = result.scalar_one_or_none()
+    return _numbered(entry, result.one().seq)
+
+
+async def settle_at_once(
+    driver: asyncpg.Connection,
+    advance: Advance,
+    writes: Iterable[Write],
+    outgoing: tuple[str, Event] | None,
+    *,
+    source_uri: str,
+    transform_id: str,
+) -> tuple[bool, LogEntry | None]:
+    """Move a cursor, write the rows of its event's effect and append the event that follows.
+
+    All of it is one statement, which needs no transaction around it: either it all happens or,
+    where the cursor cannot move, nothing.
+
+    Parameters
+    ----------
+    driver
+        Of a session outside any transaction.
+    advance, writes, outgoing
+        The cursor's move, the rows, and the stream and event that follow, if any.
+    source_uri, transform_id
+        Lineage of the event.
+
+    Returns
+    -------
+    tuple of bool and LogEntry or None
+        Whether the cursor moved, and the appended entry. It does not move over an entry that
+        was handled before, is not the next one, is not in the log with exactly these bytes or
+        is overtaken, nor where the event that follows has no stream.
+
+    """
+    shapes, parameters = compose(writes)
+    entry = advance.entry
+    parameters |= {
+        "cursor_consumer": advance.consumer,
+        "cursor_topic": entry.topic,
+        "cursor_seq": entry.seq,
+        "cursor_sha256": fingerprint(entry.payload),
+        "beside_topic": list(advance.beside),
+        "beside_seq": list(advance.beside.values()),
+    }
+    appended: LogEntry | None = None
+    if outgoing is not None:
+        appended, given = _given(*outgoing, source_uri, transform_id, None)
+        parameters |= given
+    statement = _settlement(shapes, is_advance=True, is_append=outgoing is not None)
+    row = await run_at_once(driver, statement, parameters)
+    if row["moved_to"] is None:
+        return False, None
+    return True, None if appended is None else _numbered(appended, row["seq"])
+
+
+@functools.cache
+def _settlement(shapes: tuple[WriteShape, ...], *, is_advance: bool, is_append: bool) -> TextClause:
+    condition = "EXISTS (SELECT FROM moved)" if is_advance else "true"
+    # Without the head of its stream the event would be lost, and the cursor gone over its cause.
+    can_append = "EXISTS (SELECT FROM stream_head WHERE topic = CAST(:event_topic AS text))"
+    parts = [_MOVED.format(condition=can_append if is_append else "true")] if is_advance else []
+    parts += write_parts(shapes, condition)
+    if is_append:
+        parts.append(_LOGGED.format(condition=condition))
+    moved_to = "(SELECT seq FROM moved)" if is_advance else "NULL"
+    seq = "(SELECT seq FROM logged)" if is_append else "NULL"
+    return text(f"WITH {', '.join(parts)} SELECT {moved_to} AS moved_to, {seq} AS seq")
+
+
+def _given(
+    topic: str, event: Event, source_uri: str, transform_id: str, foreign_entry_id: str | None
+) -> tuple[LogEntry, dict[str, Any]]:
+    """Return an event as an entry without its number, and the parameters that append it."""
+    payload = event.to_bytes()
+    return LogEntry(topic, 0, payload), {
+        "event_topic": topic,
+        "event_closes_at": event.closes_at,
+        "event_payload": payload.decode(),
+        "event_sha256": fingerprint(payload),
+        "event_foreign_entry_id": foreign_entry_id,
+        "event_source_uri": source_uri,
+        "event_transform_id": transform_id,
+    }
+
+
+def _numbered(entry: LogEntry, seq: int | None) -> LogEntry:
     if seq is None:
-        raise PermanentError(f"stream {topic!r} is not known to the log; create its head first")
-    return LogEntry(topic, seq, payload)
+        raise PermanentError(
+            f"stream {entry.topic!r} is not known to the log; create its head first"
+        )
+    return replace(entry, seq=seq)
 
 
 async def advance(

@@ -26,6 +26,8 @@ from shared.events.catalogue import Topic
 KEPT_ENTRIES = 2_000
 """Entries a stream keeps for late readers and for people; the log keeps all."""
 _TRIM_EVERY = 256
+_BLOCKED_MS = 1_000
+"""How long a reader waits for an entry before it asks again; an entry wakes it at once."""
 _MOST_DIGITS = 18
 """A longer number is none the log has given: int() refuses one of thousands of digits."""
 
@@ -208,7 +210,9 @@ def _subscribe(broker: RedisBroker, topic: Topic, last_id: str, on_entries: OnEn
         on_entries(entries)
 
     subscriber = broker.subscriber(
-        stream=StreamSub(topic.name, batch=True, last_id=last_id, max_records=500),
+        stream=StreamSub(
+            topic.name, batch=True, last_id=last_id, max_records=500, polling_interval=_BLOCKED_MS
+        ),
         parser=parse,
         decoder=decode,
         ack_policy=AckPolicy.MANUAL,

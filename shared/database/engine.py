@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
+import asyncpg
 import orjson
 from sqlalchemy import Table, Text, TextClause, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -16,7 +26,7 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from shared.errors import StoreError
+from shared.errors import PermanentError, StoreError
 
 STATEMENT_TIMEOUT_MS = 60_000
 LOCK_TIMEOUT_MS = 10_000
@@ -67,11 +77,59 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         async with engine.begin() as connection:
             yield connection
     except (OperationalError, InterfaceError, OSError) as error:
+        if isinstance(error, InterfaceError) and _is_unsendable(error):
+            raise
         raise StoreError(f"the database did not answer: {error}; is it running?") from error
     except DBAPIError as error:
         if error.connection_invalidated or _is_transient(error):
             raise StoreError(f"the database refused for now: {error}") from error
         raise
+
+
+async def run_at_once(
+    driver: asyncpg.Connection, statement: TextClause, parameters: Mapping[str, Any]
+) -> asyncpg.Record:
+    """Run a statement that is a transaction of its own and returns one row.
+
+    It goes to the driver without the layers in between, which take longer than the statement.
+
+    Parameters
+    ----------
+    driver
+        Of a session outside any transaction.
+    statement, parameters
+        As for SQLAlchemy; the text must say the type of every parameter.
+
+    Raises
+    ------
+    StoreError
+        As `transaction`.
+    """
+    sql, names = _positional(statement.text)
+    try:
+        row = await driver.fetchrow(sql, *(parameters[name] for name in names))
+    except (asyncpg.InterfaceError, OSError) as error:
+        if isinstance(error, ValueError):  # the driver's word for a value it cannot send
+            raise
+        raise StoreError(f"the database did not answer: {error}; is it running?") from error
+    except asyncpg.PostgresError as error:
+        if _is_transient(error):
+            raise StoreError(f"the database refused for now: {error}") from error
+        raise
+    if row is None:
+        raise PermanentError(f"the statement returned no row: {sql:.200}")
+    return row
+
+
+@functools.cache
+def _positional(sql: str) -> tuple[str, tuple[str, ...]]:
+    """Return a statement with its parameters numbered as the driver wants, and their names."""
+    names: dict[str, int] = {}
+
+    def number(match: re.Match[str]) -> str:
+        return f"${names.setdefault(match[1], len(names) + 1)}"
+
+    return re.sub(r":(\w+)", number, sql), tuple(names)
 
 
 @asynccontextmanager
@@ -88,13 +146,19 @@ async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         yield connection
 
 
-def _is_transient(error: DBAPIError) -> bool:
+def _is_unsendable(error: InterfaceError) -> bool:
+    """Whether the driver was given a value it cannot send, for which it has no other class."""
+    return error.orig is not None and isinstance(error.orig.__cause__, ValueError)
+
+
+def _is_transient(error: DBAPIError | asyncpg.PostgresError) -> bool:
     """Whether the error belongs to a class that goes away by itself.
 
     08 connection, 40 rollback (deadlock, serialisation), 53 resources, 55 lock not
     available, 57 operator intervention (shutdown, statement timeout).
     """
-    state = getattr(error.orig, "sqlstate", None) or ""
+    raised = error.orig if isinstance(error, DBAPIError) else error
+    state = getattr(raised, "sqlstate", None) or ""
     return state[:2] in {"08", "40", "53", "55", "57"}
 
 
@@ -110,11 +174,49 @@ class Insertion:
         All with the columns of the first; with `update`, no two with the same key.
     update
         Columns to renew.
+    common
+        Columns in which all rows are alike: they travel once.
     """
 
     table: Table
     rows: Sequence[Mapping[str, Any]]
     update: tuple[str, ...] = ()
+    common: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PairDeletion:
+    """The end of rows of a table that has one for each pair, named by `y` and `x`."""
+
+    table: Table
+    pairs: Collection[tuple[str, str]]
+
+
+Write = Insertion | PairDeletion
+
+
+@dataclass(frozen=True, slots=True)
+class WriteShape:
+    """What of a write its statement depends on.
+
+    Attributes
+    ----------
+    table
+        Where to.
+    columns, common, update
+        Columns that rows have, have in common and have renewed; none of a deletion.
+    """
+
+    table: Table
+    columns: tuple[str, ...] = ()
+    common: tuple[str, ...] = ()
+    update: tuple[str, ...] = ()
+
+    def sql(self, condition: str = "true") -> str:
+        """Return the statement that does it where a condition holds, for any number of rows."""
+        if not self.columns:
+            return _deletion(self.table, condition)
+        return _insertion(self, condition)
 
 
 async def insert_rows(
@@ -125,52 +227,81 @@ async def insert_rows(
     update: Iterable[str] = (),
 ) -> None:
     """Insert rows; one whose key exists is left as it is, or has the columns `update` renewed."""
-    await insert_together(connection, Insertion(table, rows, tuple(update)))
+    await write_together(connection, Insertion(table, rows, tuple(update)))
 
 
-async def insert_together(connection: AsyncConnection, *insertions: Insertion) -> None:
-    """Insert the rows of several tables with one statement, each table named at most once."""
-    shapes, parameters = [], {}
-    for insertion in insertions:
-        if not insertion.rows:
-            continue
-        table, columns = insertion.table, tuple(insertion.rows[0])
-        shapes.append((table, columns, insertion.update))
-        for name in columns:
-            encode = _encoder(table, name)
-            parameters[f"{table.name}_{name}"] = [encode(row[name]) for row in insertion.rows]
+async def write_together(connection: AsyncConnection, *writes: Write) -> None:
+    """Write to several tables with one statement, each table at most once in each way."""
+    shapes, parameters = compose(writes)
     if shapes:
-        await connection.execute(_statement(tuple(shapes)), parameters)
+        await connection.execute(_statement(shapes), parameters)
 
 
-_Shape = tuple[Table, tuple[str, ...], tuple[str, ...]]
-"""A table, the columns that rows have and those that are renewed."""
+def compose(writes: Iterable[Write]) -> tuple[tuple[WriteShape, ...], dict[str, Any]]:
+    """Return the shapes of the writes that are not empty, and the parameters of all of them."""
+    shapes: list[WriteShape] = []
+    parameters: dict[str, Any] = {}
+    for write in writes:
+        table = write.table
+        if isinstance(write, PairDeletion):
+            if write.pairs:
+                shapes.append(WriteShape(table))
+                ys, xs = zip(*write.pairs, strict=True)
+                parameters |= {f"{table.name}_gone_y": list(ys), f"{table.name}_gone_x": list(xs)}
+        elif write.rows:
+            columns = tuple(write.rows[0])
+            shapes.append(WriteShape(table, columns, tuple(write.common), write.update))
+            for name in columns:
+                encode, values = _encoder(table, name), map(itemgetter(name), write.rows)
+                parameters[f"{table.name}_{name}"] = list(
+                    values if encode is _as_it_is else map(encode, values)
+                )
+            for name, value in write.common.items():
+                parameters[f"{table.name}_{name}"] = _encoder(table, name)(value)
+    return tuple(shapes), parameters
+
+
+def write_parts(shapes: Iterable[WriteShape], condition: str = "true") -> list[str]:
+    """Return the statements of writes as parts of a common one, `written0` and so on."""
+    return [f"written{n} AS ({shape.sql(condition)})" for n, shape in enumerate(shapes)]
 
 
 @functools.cache
-def _statement(shapes: tuple[_Shape, ...]) -> TextClause:
-    parts = [f"i{n} AS ({_insertion(*shape)})" for n, shape in enumerate(shapes)]
-    return text(f"WITH {', '.join(parts)} SELECT")
+def _statement(shapes: tuple[WriteShape, ...]) -> TextClause:
+    return text(f"WITH {', '.join(write_parts(shapes))} SELECT")
 
 
-def _insertion(table: Table, columns: tuple[str, ...], update: tuple[str, ...]) -> str:
+def _insertion(shape: WriteShape, condition: str) -> str:
     """Return the statement that inserts any number of rows, given as one array per column.
 
     To run a statement for every row costs about as much for each as the row itself.
     """
-    names = ", ".join(columns)
+    table, names = shape.table, ", ".join(shape.columns)
     arrays = ", ".join(
-        f"CAST(:{table.name}_{name} AS {_sent_as(table, name)}[])" for name in columns
+        f"CAST(:{table.name}_{name} AS {_sent_as(table, name)}[])" for name in shape.columns
     )
-    values = ", ".join(f"CAST(sent.{name} AS {_type_of(table, name)})" for name in columns)
+    sent = [f"CAST(sent.{name} AS {_type_of(table, name)})" for name in shape.columns]
+    alike = [
+        f"CAST(CAST(:{table.name}_{name} AS {_sent_as(table, name)}) AS {_type_of(table, name)})"
+        for name in shape.common
+    ]
     conflict = "DO NOTHING"
-    if update:
+    if shape.update:
         key = ", ".join(column.name for column in table.primary_key.columns)
-        renewed = ", ".join(f"{name} = excluded.{name}" for name in update)
+        renewed = ", ".join(f"{name} = excluded.{name}" for name in shape.update)
         conflict = f"({key}) DO UPDATE SET {renewed}"
     return (
-        f"INSERT INTO {table.name} ({names}) SELECT {values} "  # noqa: S608 - names of our tables
-        f"FROM unnest({arrays}) AS sent ({names}) ON CONFLICT {conflict}"
+        f"INSERT INTO {table.name} ({', '.join((*shape.columns, *shape.common))}) "  # noqa: S608 - names of our tables
+        f"SELECT {', '.join((*sent, *alike))} FROM unnest({arrays}) AS sent ({names}) "
+        f"WHERE {condition} ON CONFLICT {conflict}"
+    )
+
+
+def _deletion(table: Table, condition: str) -> str:
+    return (
+        f"DELETE FROM {table.name} USING unnest(CAST(:{table.name}_gone_y AS text[]), "  # noqa: S608 - names of our tables
+        f"CAST(:{table.name}_gone_x AS text[])) AS gone (y, x) "
+        f"WHERE {table.name}.y = gone.y AND {table.name}.x = gone.x AND {condition}"
     )
 
 

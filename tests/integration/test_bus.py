@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
-from sqlalchemy import text
+from sqlalchemy import Column, MetaData, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.bus import dead_letters, log
@@ -21,7 +21,7 @@ from shared.bus.log import LogEntry
 from shared.bus.retry import RetryPolicy
 from shared.bus.streams import StreamEntry, Streams
 from shared.clock import instant_of_ms
-from shared.database.engine import create_engine, transaction
+from shared.database.engine import Insertion, create_engine, transaction
 from shared.errors import (
     ContractError,
     FatalError,
@@ -35,6 +35,8 @@ from shared.events.catalogue import TOPICS
 from shared.events.ingest import Bar, BarsClosed
 from shared.events.screener import PairsScreened
 from tests.support import eventually_async
+
+T = TypeVar("T")
 
 NOON = instant_of_ms(1_704_110_400_000)  # 2024-01-01T12:00:00Z
 IMPATIENT = RetryPolicy(first_wait_seconds=0.001, longest_wait_seconds=0.01)
@@ -70,6 +72,14 @@ async def take_note(event: Event, unit: UnitOfWork) -> None:
     await unit.connection.execute(
         text("INSERT INTO note (words) VALUES (:words)"), {"words": note_of(event)}
     )
+
+
+NOTES = Table("note", MetaData(), Column("words", Text))
+
+
+async def record_note(event: Event, unit: UnitOfWork) -> None:
+    """Have the same effect in the statement that moves the cursor."""
+    unit.record(Insertion(NOTES, [{"words": note_of(event)}]))
 
 
 async def nothing_to_reload(_connection: AsyncConnection) -> None:
@@ -133,13 +143,14 @@ class Bus:
         adopters: Mapping[str, Handler] | None = None,
         reload: Callable[[AsyncConnection], Awaitable[None]] = nothing_to_reload,
         when_idle: Callable[[], Awaitable[bool]] | None = None,
+        at_once: frozenset[str] = frozenset(),
     ) -> Consumer:
         return Consumer(
             name,
             "1",
             create_engine(self.database_url, application=f"test-{name}"),
             Streams(self.redis_url),
-            Routes(handlers, adopters or {}, reload, when_idle),
+            Routes(handlers, adopters or {}, reload, when_idle, at_once=at_once),
             IMPATIENT,
         )
 
@@ -879,3 +890,128 @@ async def test_every_hop_is_measured_from_the_stream_to_the_commit(bus: Bus) -> 
         await bus.record("bars.1h", bars(2))  # was never on its stream, so it waited on none
         await eventually_async(lambda: bus.has_notes(bars(0), bars(1), bars(2)))
     assert n_measured() == [2, 3, 3]
+
+
+# --- effects of one statement ---------------------------------------------------------------
+
+AT_ONCE = frozenset({"bars.1h"})
+
+
+async def screen_at_once(event: BarsClosed, unit: UnitOfWork) -> None:
+    await record_note(event, unit)
+    unit.publish("pairs.screened", screen(event.closes_at))
+
+
+async def test_cursor_rows_and_event_of_one_statement_are_one_transaction(bus: Bus) -> None:
+    entry = await bus.record("bars.1h", bars(0))
+    async with running(bus.consumer("screener", {"bars.1h": screen_at_once}, at_once=AT_ONCE)):
+        await bus.streams.publish(entry)
+        await bus.streams.publish(entry)
+        await bus.publish("bars.1h", bars(1))
+        await eventually_async(lambda: bus.has_notes(bars(0), bars(1)))
+        entries = await eventually_async(lambda: has_two(bus.entries("pairs.screened")))
+    assert [fields[b"seq"] for _, fields in entries] == [b"1", b"2"]
+    assert await bus.log_of("pairs.screened") == [
+        note_of(screen(bars(n).closes_at)) for n in (0, 1)
+    ]
+    rows = await bus.rows("SELECT * FROM event_log WHERE topic = 'pairs.screened' ORDER BY seq")
+    assert [(row.source_uri, row.transform_id) for row in rows] == [
+        ("log:bars.1h/1", "screener/1"),
+        ("log:bars.1h/2", "screener/1"),
+    ]
+    [same] = await bus.rows(
+        "SELECT count(DISTINCT xmin::text) AS n FROM ("
+        "SELECT xmin FROM note WHERE words LIKE '%13:%' UNION ALL "
+        " SELECT xmin FROM event_log WHERE topic = 'pairs.screened' AND seq = 2 UNION ALL "
+        "SELECT xmin FROM consumer_offset WHERE topic = 'bars.1h') AS written"
+    )
+    assert same.n == 1
+
+
+async def has_two(found: Awaitable[Sequence[T]]) -> Sequence[T]:
+    entries = await found
+    assert len(entries) == 2
+    return entries
+
+
+@pytest.mark.parametrize("number", [b"1", b"2", b"0"])
+async def test_an_unlogged_entry_leaves_nothing_of_its_statement(bus: Bus, number: bytes) -> None:
+    n_reloads = 0
+
+    async def reload(_: AsyncConnection) -> None:
+        nonlocal n_reloads
+        n_reloads += 1
+
+    consumer = bus.consumer("screener", {"bars.1h": screen_at_once}, None, reload, at_once=AT_ONCE)
+    async with running(consumer):
+        await bus.redis.xadd("bars.1h", {"seq": number, "data": bars(30).to_bytes()})
+        await bus.publish("bars.1h", bars(0), bars(1))
+        await eventually_async(lambda: bus.has_notes(bars(0), bars(1)))
+    assert len(await bus.log_of("pairs.screened")) == 2
+    assert n_reloads > (number == b"1"), "what was computed from it must be forgotten"
+
+
+async def test_an_event_of_one_statement_does_not_overtake_one_that_redis_lacks(bus: Bus) -> None:
+    handlers = {"pairs.screened": record_note, "bars.1h": record_note}
+    async with running(consumer := bus.consumer("signals", handlers, at_once=AT_ONCE)):
+        consumer.is_paused = True
+        await bus.publish("bars.1h", bars(1))
+        await eventually_async(lambda: arrived(consumer, "bars.1h"))
+        await bus.record("pairs.screened", screen(NOON))
+        consumer.is_paused = False
+        consumer.wake()
+        await eventually_async(lambda: bus.has_notes(screen(NOON), bars(1)))
+
+
+async def test_a_handler_that_asks_for_the_connection_gets_a_transaction(bus: Bus) -> None:
+    n_begun = 0
+
+    async def look_then_record(event: BarsClosed, unit: UnitOfWork) -> None:
+        nonlocal n_begun
+        n_begun += 1
+        await unit.connection.execute(text("SELECT words FROM note"))
+        await screen_at_once(event, unit)
+
+    async with running(bus.consumer("screener", {"bars.1h": look_then_record}, at_once=AT_ONCE)):
+        await bus.publish("bars.1h", bars(0))
+        await eventually_async(lambda: bus.has_notes(bars(0)))
+        await eventually_async(lambda: bus.entries("pairs.screened"))
+    assert n_begun == 2
+
+
+async def test_a_cursor_does_not_move_where_the_next_event_has_no_stream(bus: Bus) -> None:
+    async with running(bus.consumer("screener", {"bars.1h": screen_at_once}, at_once=AT_ONCE)):
+        await bus.rows("DELETE FROM stream_head WHERE topic = 'pairs.screened' RETURNING topic")
+        await bus.publish("bars.1h", bars(0))
+        [letter] = await eventually_async(bus.letters)
+    assert "stream 'pairs.screened' is not known" in letter.error
+    assert await bus.notes() == []
+
+
+@pytest.mark.parametrize("words", ["\x00", "\ud800"])
+async def test_rows_of_one_statement_that_are_refused_are_put_aside_like_a_defect(
+    bus: Bus, words: str
+) -> None:
+    async def record_bad(event: BarsClosed, unit: UnitOfWork) -> None:
+        await screen_at_once(event, unit)
+        if event == bars(0):
+            unit.writes[:] = [Insertion(NOTES, [{"words": words}])]
+
+    async with running(bus.consumer("screener", {"bars.1h": record_bad}, at_once=AT_ONCE)):
+        await bus.publish("bars.1h", bars(0), bars(1))
+        await eventually_async(lambda: bus.has_notes(bars(1)))
+    assert [letter.seq for letter in await bus.letters()] == [1]
+    assert await bus.log_of("pairs.screened") == [note_of(screen(bars(1).closes_at))]
+
+
+async def test_effects_go_on_while_the_session_of_the_lock_is_lost(bus: Bus) -> None:
+    async with running(bus.consumer("screener", {"bars.1h": screen_at_once}, at_once=AT_ONCE)):
+        for hour in range(3):
+            await bus.rows(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = 'test-screener'"
+            )
+            await bus.publish("bars.1h", bars(hour))
+        await eventually_async(lambda: bus.has_notes(*map(bars, range(3))))
+    assert len(await bus.log_of("pairs.screened")) == 3
+    assert await bus.letters() == []

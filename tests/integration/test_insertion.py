@@ -28,8 +28,8 @@ from shared.database.engine import (
     Insertion,
     create_engine,
     insert_rows,
-    insert_together,
     transaction,
+    write_together,
 )
 
 metadata = MetaData()
@@ -112,13 +112,13 @@ async def test_tables_are_written_together_and_one_without_rows_is_left_out(
     engine: AsyncEngine,
 ) -> None:
     async with transaction(engine) as connection:
-        await insert_together(
+        await write_together(
             connection,
             Insertion(every_kind, [{"name": "a"}, {"name": "b"}]),
             Insertion(other, [{"name": "c"}]),
         )
-        await insert_together(connection, Insertion(every_kind, []), Insertion(other, []))
-        await insert_together(connection, Insertion(every_kind, []), Insertion(other, [ROW_OTHER]))
+        await write_together(connection, Insertion(every_kind, []), Insertion(other, []))
+        await write_together(connection, Insertion(every_kind, []), Insertion(other, [ROW_OTHER]))
         names = (await connection.execute(select(other.c.name).order_by(other.c.name))).scalars()
         assert list(names) == ["c", "d"]
     assert [row["name"] for row in await stored(engine)] == ["a", "b"]

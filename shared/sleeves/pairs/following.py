@@ -160,23 +160,28 @@ class PairFollower:
             What `followed_at` said of the close.
         """
         bars = {bar.symbol: bar for bar in closed.bars}
-        is_late = self._is_late(closed)
+        is_late, closes_at_ms = self._is_late(closed), closed.closes_at_ms
         waiting = [
             pair
             for pair in ([] if is_late else sorted(followed.pairs))
-            if self._closes_at_ms[pair] < closed.closes_at_ms
+            if self._closes_at_ms[pair] < closes_at_ms
         ]
         joined = [
-            (pair, bars[pair[0]], bars[pair[1]]) for pair in waiting if bars.keys() >= {*pair}
+            (pair, bars[pair[0]], bars[pair[1]])
+            for pair in waiting
+            if pair[0] in bars and pair[1] in bars
         ]
         columns = np.array([(y.close, x.close, y.volume, x.volume) for _, y, x in joined])
         values = self._streams.update(
             [pair for pair, _, _ in joined], *np.ascontiguousarray(columns.reshape(-1, 4).T)
         )
         rows, complete = [], set()
-        for (pair, bar_y, bar_x), row in zip(joined, values, strict=True):
-            self._closes_at_ms[pair] = closed.closes_at_ms
-            if np.isnan(row[0]):
+        is_warming_up = np.isnan(values[:, 0]).tolist()
+        for (pair, bar_y, bar_x), row, is_short in zip(
+            joined, values.tolist(), is_warming_up, strict=True
+        ):
+            self._closes_at_ms[pair] = closes_at_ms
+            if is_short:
                 continue
             complete.add(pair)
             rows.append(
@@ -186,7 +191,7 @@ class PairFollower:
                     status=followed.pairs[pair],
                     close_y=bar_y.close,
                     close_x=bar_x.close,
-                    values=tuple(row.tolist()),
+                    values=tuple(row),
                 )
             )
         warming_up = [f"{y}~{x}" for y, x in waiting if (y, x) not in complete]

@@ -194,6 +194,7 @@ def decide_signals(
         return _raised(computed, ()), dict(trades)
     n_bars = 1 if computed.closes_at_ms != last_closes_at_ms else 0
     position = {name: i for i, name in enumerate(computed.feature_names)}
+    limits = thresholds_of(settings)
     rows = {(row.y, row.x): row for row in computed.rows}
     remembered: dict[tuple[str, str], PairTrade] = {}
     signals: list[Signal] = []
@@ -201,13 +202,13 @@ def decide_signals(
         trade, row = trades.get(key), rows.get(key)
         signal: Signal | None = None
         if trade is not None and trade.side:
-            trade, signal = _follow(trade, row, computed, position, settings, spread_space, n_bars)
+            trade, signal = _follow(trade, row, computed, settings, limits, spread_space, n_bars)
         elif trade is not None and (trade.cooldown_left > 1 or n_bars == 0):
             trade = replace(trade, cooldown_left=trade.cooldown_left - n_bars)
         else:
             trade = None
             if row is not None:
-                trade, signal = _consider(row, computed, position, settings, champion)
+                trade, signal = _consider(row, computed, position, settings, limits, champion)
         if trade is not None:
             remembered[key] = trade
         if signal is not None:
@@ -236,11 +237,12 @@ def _consider(
     computed: FeaturesComputed,
     position: Mapping[str, int],
     settings: SignalSettings,
+    limits: Thresholds,
     champion: LogisticModel | None,
 ) -> tuple[PairTrade | None, Signal | None]:
     """Enter a pair, or leave it alone."""
     z_score, beta = row.values[position["z_score"]], row.values[position["beta"]]
-    spread_std, limits = row.values[position["spread_std"]], thresholds_of(settings)
+    spread_std = row.values[position["spread_std"]]
     if row.status != "active" or not interpreted(may_enter)(z_score, beta, spread_std, limits):
         return None, None
     model = None if settings.signals_from == "z" else champion
@@ -272,8 +274,8 @@ def _follow(
     trade: PairTrade,
     row: FeatureRow | None,
     computed: FeaturesComputed,
-    position: Mapping[str, int],
     settings: SignalSettings,
+    limits: Thresholds,
     spread_space: Literal["log", "price"],
     n_bars: int,
 ) -> tuple[PairTrade, Signal | None]:
@@ -282,9 +284,9 @@ def _follow(
         trade,
         bars_held=trade.bars_held + n_bars,
         missing_closes=trade.missing_closes + n_bars if row is None else 0,
+        last_close_y=trade.last_close_y if row is None else row.close_y,
+        last_close_x=trade.last_close_x if row is None else row.close_x,
     )
-    if row is not None:
-        trade = replace(trade, last_close_y=row.close_y, last_close_x=row.close_x)
     z_score = held_z(
         trade.last_close_y,
         trade.last_close_x,
@@ -295,7 +297,7 @@ def _follow(
         spread_space,
     )
     reason = interpreted(exit_reason)(
-        -trade.side * z_score, trade.bars_held, trade.missing_closes, thresholds_of(settings)
+        -trade.side * z_score, trade.bars_held, trade.missing_closes, limits
     )
     if not reason:
         return trade, None
