@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Insert
+from sqlalchemy import Insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shared.database.tables import adjustments, metadata
@@ -77,7 +77,7 @@ class Database:
 async def simulated_database(url: str) -> AsyncIterator[tuple[AsyncEngine, AsyncConnection]]:
     """Open an engine whose commits wait for no disk, and a connection that commits at once."""
     settings = {"synchronous_commit": "off", "timezone": "UTC", "lock_timeout": "5000"}
-    arguments = {"server_settings": settings}
+    arguments = {"server_settings": settings, "prepared_statement_cache_size": 1_000}
     engine = create_async_engine(url, connect_args=arguments)
     try:
         async with engine.connect() as connection:
@@ -88,6 +88,6 @@ async def simulated_database(url: str) -> AsyncIterator[tuple[AsyncEngine, Async
 
 
 async def forget(connection: AsyncConnection) -> None:
-    """Take every row out of the record."""
-    for table in reversed(metadata.sorted_tables):
-        await connection.execute(table.delete())
+    """Take every row out of the record, in one go."""
+    deletes = (f"DELETE FROM {table.name};" for table in reversed(metadata.sorted_tables))
+    await connection.execute(text(f"DO $$ BEGIN {' '.join(deletes)} END $$"))

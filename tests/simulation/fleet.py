@@ -225,7 +225,6 @@ class _FleetRun:
         busy = [alive for alive in self.fleet.values() if alive.has_work]
         if busy:
             await self._next_of(self._random.choice(busy))
-            await self.rules.judge_cursors()
             return False
         return await self._be_idle()
 
@@ -244,23 +243,24 @@ class _FleetRun:
         return await self._do(alive, do_next)
 
     async def _be_idle(self) -> bool:
-        """Let those work who do so unasked, and look into the log if that leads nowhere."""
+        """Let who is behind look into the log, or else ingest release what is next."""
         world = self.world
-        n_before = world.n_released
         await self._next_of(self.fleet["executor"])
-        await self._intervene()
-        await self._next_of(self.fleet["ingest"])
-        if world.n_released > n_before:
-            self._publish_foreign()
-            return False
-        if any(alive.has_work for alive in self.fleet.values()):
-            return False
-        source = self.fleet["ingest"].service
-        if isinstance(source, RecordedSource) and source._is_finished and self._is_complete():
-            return True
-        for alive in self.fleet.values():
-            if alive.consumer is not None:
-                await self._do(alive, alive.consumer._look_into_log)
+        behind = await self.rules.judge_cursors()
+        if not behind and self._is_complete():
+            await self._intervene()
+            n_before = world.n_released
+            await self._next_of(self.fleet["ingest"])
+            if world.n_released > n_before:
+                self._publish_foreign()
+                return False
+            source = self.fleet["ingest"].service
+            if isinstance(source, RecordedSource) and source._is_finished:
+                return not any(alive.has_work for alive in self.fleet.values())
+        for name in sorted(behind):
+            consumer = self.fleet[name].consumer
+            if consumer is not None:
+                await self._do(self.fleet[name], consumer._look_into_log)
         world.pass_time(self._random.choice((300, 1_000, 3_000)))
         return False
 
@@ -356,14 +356,24 @@ class FleetSimulator:
 
     async def run(self, seed: int) -> Outcome:
         """Run a seed, and compare its record with that of the same market undisturbed."""
+        await self.remember(seed)
+        outcome, _ = await self._run(seed, is_calm=False)
+        return outcome
+
+    async def remember(self, seed: int) -> None:
+        """Keep what an undisturbed fleet makes of the market of a seed.
+
+        Raises
+        ------
+        InvariantError
+            If a rule is broken where nothing goes wrong.
+        """
         number = seed % N_MARKETS
         if number not in self._undisturbed:
             outcome, run = await self._run(number, is_calm=True)
             if outcome.broken is not None:
-                return outcome
+                raise InvariantError(f"undisturbed: {outcome.told()}")
             self._undisturbed[number] = run.rules.record
-        outcome, _ = await self._run(seed, is_calm=False)
-        return outcome
 
     async def _run(self, seed: int, *, is_calm: bool) -> tuple[Outcome, _FleetRun]:
         broken = None

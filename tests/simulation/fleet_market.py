@@ -19,7 +19,7 @@ HOUR_MS = 3_600_000
 N_CLOSES = 20
 N_FAULTY = 11
 """Closes until everything works."""
-N_MARKETS = 16
+N_MARKETS = 8
 """Seeds share so many markets, and with them what an undisturbed fleet made of each."""
 LAST_CLOSE_MS = FIRST_OPEN_MS + N_CLOSES * BAR_MS
 _HOURS_BEFORE = 230

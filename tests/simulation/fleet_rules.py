@@ -88,8 +88,8 @@ class FleetRules:
     async def _rows(self, query: str) -> Sequence[Any]:
         return (await self._connection.execute(text(query))).all()
 
-    async def judge_cursors(self) -> None:
-        """Judge how far the services say they are."""
+    async def judge_cursors(self) -> set[str]:
+        """Judge how far the services say they are; return those that are behind."""
         found = await self._rows(
             "SELECT consumer, topic, consumer_offset.seq, stream_head.seq AS head "
             "FROM consumer_offset JOIN stream_head USING (topic)"
@@ -100,6 +100,7 @@ class FleetRules:
             require(before <= seq, "cursors never go back", consumer, topic, before, seq)
             require(seq <= head, "a cursor is within its stream", consumer, topic, seq, head)
             self._cursors[(consumer, topic)] = seq
+        return {consumer for consumer, _, seq, head in found if seq < head}
 
     async def judge_held(self) -> None:
         """Judge, while all works, that no exit was lost on its way to the venue."""
