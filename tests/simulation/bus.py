@@ -66,11 +66,11 @@ class Bus:
         self._n_added += 1
         found = StreamEntry(entry.topic, f"{self._n_added}-0", entry.seq, entry.payload)
         for reader in self._readers.values():
-            for _ in range(2 if self._is_struck() else 1):
-                delay_ms = self._random.randint(1, 60_000) if self._is_struck() else 0
-                if not self._is_struck():
+            for _ in range(2 if self.is_struck() else 1):
+                delay_ms = self._random.randint(1, 60_000) if self.is_struck() else 0
+                if not self.is_struck():
                     reader.on_the_way.append((self._world.now_ms + delay_ms, found))
-            if self._is_struck():
+            if self.is_struck():
                 self._random.shuffle(reader.on_the_way)
 
     def add_foreign(self, topic: str, payload: bytes) -> None:
@@ -81,7 +81,7 @@ class Bus:
             if reader.on_entries is None or topic not in reader.topics:
                 continue
             known = [each for each in self._foreign if each.topic == topic]
-            reader.on_entries(known if self._is_struck() else known[-1:])
+            reader.on_entries(known if self.is_struck() else known[-1:])
 
     def deliver(self) -> None:
         """Hand over what has arrived by now."""
@@ -94,9 +94,6 @@ class Bus:
 
     def is_struck(self) -> bool:
         """Tell whether something goes wrong now."""
-        return self._is_struck()
-
-    def _is_struck(self) -> bool:
         return not self._world.is_healed and self._random.random() < self._unreliability
 
 

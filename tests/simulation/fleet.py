@@ -53,6 +53,8 @@ MAX_STEPS = 6_000
 N_TRADED = 16
 """Closes after which a person has everything closed."""
 UNTIL_RECONCILED_MS = 310_000
+_CRASHES = {"screener": 5.0}
+"""So much likelier is a side effect to be the last of a service that has few of them."""
 
 
 class FleetWorld(World):
@@ -157,9 +159,7 @@ class _FleetRun:
         client.connect(self.world, Wire(self.world, self.rules.executor.judge_order))
         self._random = self.world.chance("schedule")
         self._strangers = _foreign_entries(seed % N_MARKETS, self.market)
-        self.fleet = {
-            name: _Alive(name, self.world.begin_process(name), back_at_ms=0) for name in BUILDS
-        }
+        self.fleet = {name: _Alive(name, Process(name, 0)) for name in BUILDS}
         for name in BUILDS:
             self.bus.of(name)
         self.current = self.fleet["ingest"]
@@ -170,7 +170,7 @@ class _FleetRun:
 
     async def _start(self, alive: _Alive) -> None:
         """Start a process of a service as its main does."""
-        alive.process = self.world.begin_process(alive.name)
+        alive.process = self.world.begin_process(alive.name, _CRASHES.get(alive.name, 1.0))
         self.current = alive
         self.world.note(f"start {alive.name}")
         runtime = SimpleNamespace(consumer=None, engine=self.database)

@@ -41,6 +41,8 @@ N_FAULTY = 6
 N_CLOSES = 30
 NET_SHARE = 0.02
 """Largest net exposure of a pair that is left, as a share of its gross, at its first prices."""
+SMALLEST_USDT = 5.5
+"""What the venue takes no order for, with what prices may have moved since it was judged."""
 INSTRUMENTS = {
     symbol: Instrument(symbol, 2, 3, 5 * UNIT, "perpetual") for symbol in ("Y/USDT", "X/USDT")
 }
@@ -116,7 +118,7 @@ class Legs:
             for symbol, lots in (position.holding("y"), position.holding("x"))
         ]
         gross = sum(map(abs, notional))
-        if abs(sum(notional)) > NET_SHARE * gross:
+        if abs(sum(notional)) > max(NET_SHARE * gross, SMALLEST_USDT):
             return f"net exposure is {sum(notional) / gross:.2%} of gross"
         return None
 

@@ -11,7 +11,7 @@ from tests.simulation.fleet import FleetSimulator
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 FIRST = int(os.environ.get("SIM_FIRST", "1"))
-N_SEEDS = int(os.environ.get("SIM_FLEET_SEEDS", "16"))
+N_SEEDS = int(os.environ.get("SIM_FLEET_SEEDS", "10"))
 
 
 async def test_no_seed_changes_what_the_fleet_decides(simulated_fleet: FleetSimulator) -> None:

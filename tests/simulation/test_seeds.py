@@ -14,7 +14,7 @@ from tests.simulation.run import Simulator
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 FIRST = int(os.environ.get("SIM_FIRST", "1"))
-N_SEEDS = int(os.environ.get("SIM_SEEDS", "100"))
+N_SEEDS = int(os.environ.get("SIM_SEEDS", "60"))
 PROJECT = Path(__file__).resolve().parents[2]
 ELSEWHERE = """
 import asyncio, sys

@@ -157,9 +157,10 @@ class World:
 
     # --- what goes wrong ------------------------------------------------------------------
 
-    def begin_process(self, name: str = "") -> Process:
+    def begin_process(self, name: str = "", times_as_often: float = 1.0) -> Process:
         """Let a process live and run, until a side effect of its that is drawn now."""
-        self.running = Process(name, 1 + int(self._random.expovariate(1 / self._crash_every)))
+        odds = times_as_often / self._crash_every
+        self.running = Process(name, 1 + int(self._random.expovariate(odds)))
         return self.running
 
     def side_effect(self, name: str) -> None:
