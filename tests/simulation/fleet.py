@@ -49,7 +49,7 @@ from tests.simulation.run import Outcome, VirtualAsyncio
 from tests.simulation.wire import Client, Wire
 from tests.simulation.world import FIRST_OPEN_MS, CrashError, InvariantError, Process, World
 
-MAX_STEPS = 6_000
+MAX_STEPS = 3_000
 N_TRADED = 16
 """Closes after which a person has everything closed."""
 UNTIL_RECONCILED_MS = 310_000
