@@ -114,7 +114,7 @@ class Legs:
         if position.is_single_legged:
             return "single-legged in the end"
         notional = [
-            lots * self._first_prices[symbol]
+            lots * self._first_prices[symbol] / 1_000
             for symbol, lots in (position.holding("y"), position.holding("x"))
         ]
         gross = sum(map(abs, notional))
