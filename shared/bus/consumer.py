@@ -475,8 +475,7 @@ class Consumer:
             # Asked anew: the last try may have failed after it was recorded.
             adopted = await dead_letters.adoption_cursors(connection, self._owned)
             for entry, error in refused:
-                known = adopted.get(entry.topic)
-                if known is None or entry_order(entry.entry_id) > entry_order(known):
+                if not _is_adopted(entry, adopted):
                     letters.append(await self._record_letter(connection, entry, _named(error), 1))
                     adopted[entry.topic] = entry.entry_id
             for topic in {entry.topic for entry, _ in refused}:
@@ -500,8 +499,7 @@ class Consumer:
 
         async def handle(unit: UnitOfWork) -> bool:
             # Asked at every try: the last one may have failed after it was recorded.
-            adopted = self._adopted.get(entry.topic)
-            if adopted is not None and entry_order(entry.entry_id) <= entry_order(adopted):
+            if _is_adopted(entry, self._adopted):
                 return False
             await dead_letters.move_adoption_cursor(unit.connection, entry.topic, entry.entry_id)
             await self._routes.adopters[entry.topic](event, unit)
@@ -704,7 +702,8 @@ class Consumer:
         entry: LogEntry | StreamEntry,
     ) -> bool:
         """Deal with a failed handler; True when its event went to the dead letters."""
-        self.last_error = _named(error)
+        # Kept apart: a server that fails while this is dealt with leaves its own error behind.
+        reason = self.last_error = _named(error)
         bound = logger.bind(service=self.name, topic=entry.topic, attempt=attempt)
         if decision.verdict is Verdict.STOP:
             bound.error("handler stops the service", error=self.last_error)
@@ -721,7 +720,7 @@ class Consumer:
             return False
         bound.error("event goes to the dead letters", error=self.last_error, exc_info=error)
         await self._patiently(self._reload)
-        await self._patiently(lambda: self._dead_letter(entry, self.last_error or "", attempt))
+        await self._patiently(lambda: self._dead_letter(entry, reason, attempt))
         metrics.DEAD_LETTERS.labels(self.name, entry.topic).inc()
         return True
 
@@ -736,6 +735,10 @@ class Consumer:
                 if await log.advance(connection, self.name, entry) is None:
                     return
             else:
+                # Asked anew: the last try may have failed after it was recorded.
+                adopted = await dead_letters.adoption_cursors(connection, [entry.topic])
+                if _is_adopted(entry, adopted):
+                    return
                 await dead_letters.move_adoption_cursor(connection, entry.topic, entry.entry_id)
             letter = await self._record_letter(connection, entry, error, attempts)
         await self._streams.publish_dead_letter(*letter)
@@ -784,6 +787,12 @@ def _decode_foreign(entry: StreamEntry) -> Event:
             f"entry {entry.entry_id} has no field 'data'; use XADD {entry.topic} '*' data '<json>'"
         )
     return topic_named(entry.topic).event.from_bytes(entry.payload)
+
+
+def _is_adopted(entry: StreamEntry, adopted: Mapping[str, str]) -> bool:
+    """Whether an entry has been dealt with, by the last id dealt with of each stream."""
+    last = adopted.get(entry.topic)
+    return last is not None and entry_order(entry.entry_id) <= entry_order(last)
 
 
 def _named(error: Exception) -> str:

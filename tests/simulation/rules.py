@@ -102,6 +102,13 @@ class Rules:
             "JOIN stream_head USING (topic) WHERE consumer_offset.seq <> stream_head.seq"
         )
         require(not behind, "everything is consumed in the end", behind)
+        letters = await self._rows("SELECT topic, seq, error FROM dead_letter")
+        require(not letters, "no event goes to the dead letters", letters)
+        await self.judge_trading()
+
+    async def judge_trading(self) -> None:
+        """Judge orders, positions and money once nothing happens any more."""
+        require = self._world.require
         repeated = await self._rows(
             "SELECT source_uri, count(*) FROM event_log WHERE topic = 'positions.changed' "
             "AND source_uri LIKE 'log:%' GROUP BY 1 HAVING count(*) <> 1"

@@ -32,7 +32,7 @@ from shared.errors import MntError, RetryableError
 from shared.service import Runtime
 from shared.settings import Settings
 from tests.simulation.bus import Bus
-from tests.simulation.database import Database, forget, open_database
+from tests.simulation.database import Database, forget, simulated_database
 from tests.simulation.portfolio import LINEAGE, TOPIC, Portfolio
 from tests.simulation.rules import Rules
 from tests.simulation.wire import Client, Wire
@@ -87,8 +87,8 @@ def _settings_of(seed: int) -> Settings:
     )
 
 
-class _VirtualAsyncio:
-    """asyncio to the consumer, but that sleeping takes no time of ours."""
+class VirtualAsyncio:
+    """asyncio as a service sees it, but that sleeping takes no time of ours."""
 
     def __init__(self, sleep: Callable[[float], Any]) -> None:
         self.sleep = sleep
@@ -149,7 +149,7 @@ class _Run:
             "executor",
             "1",
             cast("AsyncEngine", Database(self.engine, self.world)),
-            cast("Streams", self.bus),
+            cast("Streams", self.bus.of("executor")),
             Routes(
                 handlers={TOPIC: executor.settle},
                 adopters={},
@@ -262,7 +262,7 @@ class Simulator:
         try:
             with (
                 patch.object(shared.clock, "time", SimpleNamespace(monotonic=world.seconds)),
-                patch.object(shared.bus.consumer, "asyncio", _VirtualAsyncio(run.sleep)),
+                patch.object(shared.bus.consumer, "asyncio", VirtualAsyncio(run.sleep)),
                 patch.object(shared.venues.gateway, "open_exchange", self._client.open),
             ):
                 await run.prepare()
@@ -282,10 +282,5 @@ class Simulator:
 @asynccontextmanager
 async def simulator(database_url: str) -> AsyncIterator[Simulator]:
     """Open a simulator on a migrated database that nobody else uses."""
-    engine = open_database(database_url)
-    try:
-        async with engine.connect() as connection:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
-            yield Simulator(engine, connection)
-    finally:
-        await engine.dispose()
+    async with simulated_database(database_url) as (engine, connection):
+        yield Simulator(engine, connection)

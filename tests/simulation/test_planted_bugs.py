@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.planted import BUGS
-from tests.simulation.run import simulator
+from tests.simulation.run import Simulator
 
 CAUGHT_BY = {
     "send before the commit": 1,
@@ -40,9 +40,9 @@ def test_every_planted_bug_is_on_the_list() -> None:
     assert len(BUGS) >= 20
 
 
+@pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("bug", CAUGHT_BY)
-async def test_a_planted_bug_is_caught(bug: str, database_url: str) -> None:
-    async with simulator(database_url) as simulated:
-        with BUGS[bug]():
-            outcome = await simulated.run(CAUGHT_BY[bug])
+async def test_a_planted_bug_is_caught(bug: str, simulated: Simulator) -> None:
+    with BUGS[bug]():
+        outcome = await simulated.run(CAUGHT_BY[bug])
     assert outcome.broken is not None, outcome.told()

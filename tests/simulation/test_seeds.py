@@ -7,10 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-from tests.simulation.run import simulator
+import pytest
+
+from tests.simulation.run import Simulator
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 FIRST = int(os.environ.get("SIM_FIRST", "1"))
-N_SEEDS = int(os.environ.get("SIM_SEEDS", "100"))
+N_SEEDS = int(os.environ.get("SIM_SEEDS", "60"))
 PROJECT = Path(__file__).resolve().parents[2]
 ELSEWHERE = """
 import asyncio, sys
@@ -23,18 +27,16 @@ asyncio.run(main())
 """
 
 
-async def test_no_seed_breaks_a_rule(database_url: str) -> None:
-    async with simulator(database_url) as simulated:
-        for seed in range(FIRST, FIRST + N_SEEDS):
-            outcome = await simulated.run(seed)
-            assert outcome.broken is None, outcome.told()
+async def test_no_seed_breaks_a_rule(simulated: Simulator) -> None:
+    for seed in range(FIRST, FIRST + N_SEEDS):
+        outcome = await simulated.run(seed)
+        assert outcome.broken is None, outcome.told()
 
 
 async def test_a_seed_is_the_same_run_in_another_process_and_after_other_seeds(
-    database_url: str,
+    simulated: Simulator, database_url: str
 ) -> None:
-    async with simulator(database_url) as simulated:
-        digests = [(await simulated.run(seed)).digest for seed in (3, 4)]
+    digests = [(await simulated.run(seed)).digest for seed in (3, 4)]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",

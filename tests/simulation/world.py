@@ -1,13 +1,14 @@
-"""The world around the executor: virtual time, a market, a faulty venue, and one seed for all.
+"""The world around the services: virtual time, a market, a faulty venue, and one seed for all.
 
-Everything that leaves the executor's process passes `World.side_effect`, and any of them may
-be the last thing that the process does.
+Everything that leaves a process passes `World.side_effect`, and any of them may be the last
+thing that the process does.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 
 from services.paper_exchange.candles import Candle, Candles
@@ -47,6 +48,15 @@ def close_ms(number: int) -> int:
     return FIRST_OPEN_MS + (number + 1) * BAR_MS
 
 
+@dataclass(slots=True)
+class Process:
+    """A process that lives until it has had so many side effects."""
+
+    name: str
+    until_crash: int
+    is_dead: bool = False
+
+
 class World:
     """Time, chance and the venue of one run.
 
@@ -56,26 +66,40 @@ class World:
         Decides everything.
     terms, capital_e8
         Of the venue.
+    market
+        Of the venue; one is made of the seed where none is given.
+    crash_every
+        Side effects between two crashes of a process; one of these is drawn.
     """
 
-    def __init__(self, seed: int, terms: FillTerms, capital_e8: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        terms: FillTerms,
+        capital_e8: int,
+        market: Market | None = None,
+        crash_every: Sequence[int] = (150, 400, 1_000),
+    ) -> None:
         self.seed = seed
         self.events: list[str] = []
         self.n_crashes = 0
-        self.is_dead = False
         self.is_healed = False
+        self.running = Process("", 0)
         self._random = self.chance("world")
         self._adjusting = self.chance("adjustments")
-        self._crash_every = self._random.choice((150, 400, 1_000))
+        self._crash_every = self._random.choice(crash_every)
         self._breaks = self._random.choice((0.0, 0.003, 0.01))
-        self._until_crash = 0
         self._standing_at_ms = FIRST_OPEN_MS
         self._stranger_at_ms = self._random.randint(FIRST_OPEN_MS, close_ms(N_FAULTY))
         self.has_stranger = self._random.random() < 0.25
         self._has_traded = False
         self.venue = InProcessVenue(
-            _market(self.chance("market")), terms, capital_e8, self._faults()
+            market or _market(self.chance("market")), terms, capital_e8, self._faults()
         )
+        self._begin()
+
+    def _begin(self) -> None:
+        """Let the first bar close."""
         self.pass_time(BAR_MS)
 
     def chance(self, purpose: str) -> Random:
@@ -110,9 +134,13 @@ class World:
         if self.has_stranger and not self._has_traded and self.now_ms >= self._stranger_at_ms:
             self._trade_as_stranger()
         if not self.is_healed and self.now_ms >= close_ms(N_FAULTY):
-            self.is_healed = True
-            self.venue.faults.change(FaultSettings(seed=self.seed))
-            self.note("healed")
+            self.heal()
+
+    def heal(self) -> None:
+        """Let everything work from now on."""
+        self.is_healed = True
+        self.venue.faults.change(FaultSettings(seed=self.seed))
+        self.note("healed")
 
     def _trade_as_stranger(self) -> None:
         """Trade on the account as somebody else who has its keys."""
@@ -129,10 +157,11 @@ class World:
 
     # --- what goes wrong ------------------------------------------------------------------
 
-    def begin_process(self) -> None:
-        """Let a process live, until a side effect of its that is drawn now."""
-        self.is_dead = False
-        self._until_crash = 1 + int(self._random.expovariate(1 / self._crash_every))
+    def begin_process(self, name: str = "", times_as_often: float = 1.0) -> Process:
+        """Let a process live and run, until a side effect of its that is drawn now."""
+        odds = times_as_often / self._crash_every
+        self.running = Process(name, 1 + int(self._random.expovariate(odds)))
+        return self.running
 
     def side_effect(self, name: str) -> None:
         """Stand between two side effects of the process, where it may end.
@@ -142,15 +171,16 @@ class World:
         CrashError
             If it ends here, or has ended.
         """
-        if self.is_dead:
+        process = self.running
+        if process.is_dead:
             raise CrashError
         if self.is_healed:
             return
-        self._until_crash -= 1
-        if self._until_crash <= 0:
-            self.is_dead = True
+        process.until_crash -= 1
+        if process.until_crash <= 0:
+            process.is_dead = True
             self.n_crashes += 1
-            self.note(f"crash at {name}")
+            self.note(f"crash {process.name} at {name}".replace("  ", " "))
             raise CrashError
 
     def break_connection(self, name: str) -> None:

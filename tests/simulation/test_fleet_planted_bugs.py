@@ -1,0 +1,38 @@
+"""Bugs of the services before the executor, and the first seed that catches each."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.fleet import FleetSimulator
+from tests.simulation.fleet_planted import BUGS
+
+CAUGHT_BY = {
+    "acknowledge features before the commit": 1,
+    "move the cursor after the commit": 1,
+    "publish before the commit": 1,
+    "handle a close again after a lost commit": 1,
+    "adopt an entry again": 1,
+    "let a revision replace a bar": 1,
+    "forget the roster at a restart": 1,
+    "use bars of the next close": 1,
+    "forget how long a pair is held at a restart": 1,
+    "never free a slot": 1,
+}
+"""First seed that catches each bug, by what the bug does."""
+
+
+def test_every_planted_bug_of_the_fleet_is_on_the_list() -> None:
+    assert CAUGHT_BY.keys() == BUGS.keys()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("bug", CAUGHT_BY)
+async def test_a_planted_bug_of_the_fleet_is_caught(
+    bug: str, simulated_fleet: FleetSimulator
+) -> None:
+    seed = CAUGHT_BY[bug]
+    await simulated_fleet.remember(seed)
+    with BUGS[bug]():
+        outcome = await simulated_fleet.run(seed)
+    assert outcome.broken is not None, outcome.told()
