@@ -48,6 +48,13 @@ sim: install ## Simulate the executor in the world of one seed: make sim SEED=7
 sim-many: install ## Simulate many worlds from a seed on: make sim-many N=1000 SEED=1
 	SIM_FIRST=$(SEED) SIM_SEEDS=$(N) $(BIN)/pytest tests/simulation/test_seeds.py -k no_seed --timeout=0
 
+K ?=
+
+.PHONY: chaos
+chaos: install ## Kill, cut off, stop and starve a fleet for hours, then simulate: make chaos SEED=7 K=flush N=5000
+	CHAOS_SEED=$(SEED) $(BIN)/pytest -m chaos --timeout=0 -k '$(K)'
+	$(if $(K),,$(MAKE) sim-many N=$(if $(filter file,$(origin N)),5000,$(N)))
+
 .PHONY: audit
 audit: install ## Look the locked dependencies up among known vulnerabilities (needs a network)
 	$(BIN)/python deploy/audit/audit.py $(UV)
