@@ -20,6 +20,7 @@ from shared.errors import StoreError
 
 STATEMENT_TIMEOUT_MS = 60_000
 LOCK_TIMEOUT_MS = 10_000
+DISK_FULL = "53100"
 _DIALECT = PGDialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it so
 
 
@@ -69,6 +70,11 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     except (OperationalError, InterfaceError, OSError) as error:
         raise StoreError(f"the database did not answer: {error}; is it running?") from error
     except DBAPIError as error:
+        if _state_of(error) == DISK_FULL:
+            raise StoreError(
+                f"the disk of the database is full: {error}; make room on it, and what waits "
+                "goes on by itself"
+            ) from error
         if error.connection_invalidated or _is_transient(error):
             raise StoreError(f"the database refused for now: {error}") from error
         raise
@@ -94,8 +100,11 @@ def _is_transient(error: DBAPIError) -> bool:
     08 connection, 40 rollback (deadlock, serialisation), 53 resources, 55 lock not
     available, 57 operator intervention (shutdown, statement timeout).
     """
-    state = getattr(error.orig, "sqlstate", None) or ""
-    return state[:2] in {"08", "40", "53", "55", "57"}
+    return _state_of(error)[:2] in {"08", "40", "53", "55", "57"}
+
+
+def _state_of(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import orjson
@@ -25,7 +26,7 @@ import redis
 from cli.backtest import backtest
 from cli.fleet.embedded import POSTGRES, VALKEY, postgres_url, redis_url
 from cli.fleet.home import FleetHome
-from cli.fleet.status import ProcessState, read_status
+from cli.fleet.status import read_status
 from cli.fleet.topology import SERVICES
 from shared.book.instrument import venue_id
 from shared.book.orders import OrderState
@@ -84,9 +85,10 @@ def expect(recording: Recording) -> Expected:
 class Replay:
     """A running replay."""
 
-    def __init__(self, home: FleetHome, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, home: FleetHome, process: subprocess.Popen[bytes], told: IO[bytes]) -> None:
         self.home = home
         self.process = process
+        self._told = told
         self._connection: psycopg.Connection[tuple[int]] | None = None
 
     def released(self) -> int:
@@ -126,10 +128,6 @@ class Replay:
         pid = eventually(find, within_seconds=60)
         assert pid is not None
         return pid
-
-    def is_ready(self, name: str) -> bool:
-        """Tell whether a process runs and has been found ready."""
-        return any(p.name == name and p.state is ProcessState.READY for p in read_status(self.home))
 
     def kill(self, name: str) -> None:
         """Kill a process as the kernel does when memory is short."""
@@ -200,14 +198,15 @@ class Replay:
 
     def report(self) -> dict[str, Any]:
         """Wait for the end of the replay and return its report."""
-        output, errors = self.process.communicate(timeout=REPLAY_SECONDS)
-        assert self.process.returncode == 0, errors.decode()[-4_000:]
+        output, _ = self.process.communicate(timeout=REPLAY_SECONDS)
+        assert self.process.returncode == 0, self.told()[-4_000:]
         report: dict[str, Any] = orjson.loads(output)
         return report
 
-    def log_of(self, name: str) -> str:
-        """Return what a process has written."""
-        return (self.home.logs / f"{name}.log").read_text(errors="replace")
+    def told(self) -> str:
+        """Return what the supervisor has told so far."""
+        descriptor = self._told.fileno()  # the supervisor writes where a seek would lead to
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
 
 @contextmanager
@@ -219,15 +218,18 @@ def replaying(home: Path, recording: Recording) -> Iterator[Replay]:
     for override in recording.overrides:
         arguments += ["--set", override]
     command = [sys.executable, "-c", "from cli.main import run; run()", "replay", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    replay = Replay(FleetHome(home), process)
-    try:
-        yield replay
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=90)
-        replay.close()
+    # To a file: a pipe that nobody reads is full after some hundred restarts.
+    with tempfile.TemporaryFile() as told:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told)
+        replay = Replay(FleetHome(home), process, told)
+        try:
+            yield replay
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=90)
+            replay.close()
 
 
 def moments(replay: Replay, n_faults: int, n_closes: int, chooser: random.Random) -> Iterator[None]:
