@@ -52,9 +52,14 @@ from tests.simulation.world import (
 PRICE = 100.0
 LOTS = 1_000
 PAIRS = (("AAA", "BBB"), ("CCC", "DDD"), ("AAA", "CCC"))
-ORDERS_A_CLOSE = 2 * len(PAIRS)
+CYCLE = 4
+"""Closes from one opening of the pairs to the next: an order trades two closes after its own."""
+ORDERS_A_CYCLE = 4 * len(PAIRS)
 N_QUIET = 3
 """Closes after the last one that asks for anything."""
+LATE_SECONDS = 1.5
+"""Of an answer. The calls of one close wait one after another here, so that longer waits would
+use up the receive window of those behind them."""
 DROPPED = OrderFaults(
     disconnect=0.15,  # it never arrives
     lost_answer=0.15 / 0.85,  # of the others: it was done, and nobody hears of it
@@ -73,7 +78,7 @@ class BusyWorld(World):
         self._crash_every = 10**15
         self._breaks = 0.0
         self.has_stranger = False
-        faults = FaultSettings(seed=seed, orders=DROPPED, late_seconds=5.0)
+        faults = FaultSettings(seed=seed, orders=DROPPED, late_seconds=LATE_SECONDS)
         self.venue = InProcessVenue(_still_market(n_closes), terms, capital_e8, faults)
         self.pass_time(BAR_MS)
 
@@ -137,8 +142,7 @@ async def submit_many(
         If a rule of the simulation is broken.
     """
     await forget(connection)
-    n_busy = -(-n_orders // ORDERS_A_CLOSE)
-    n_busy += n_busy % 2  # what is opened is closed
+    n_busy = CYCLE * -(-n_orders // ORDERS_A_CYCLE)
     settings = Settings(
         venue_api_key=SecretStr("key"),
         venue_api_secret=SecretStr("secret"),
@@ -157,8 +161,10 @@ async def submit_many(
             bus.first_sent_at_ms.setdefault(asked["newClientOrderId"], world.now_ms)
         await rules.judge_order(asked, is_taken)
 
+    wire = Wire(world, inspect)
+    wire._stalls = 0.0
     client = Client()
-    client.connect(world, Wire(world, inspect))
+    client.connect(world, wire)
 
     async def sleep(seconds: float) -> None:
         world.pass_time(round(seconds * 1_000) + 1)
@@ -232,12 +238,13 @@ async def _trade(
 
 
 def _asked(number: int, n_busy: int) -> OrdersRequested:
-    """Return what is wanted at a close: every pair opened at an even one, closed at an odd one."""
+    """Return what is wanted at a close: pairs are opened at one, and closed two later."""
     intents = []
-    for y, x in PAIRS if number < n_busy else ():
-        opened_at_ms = close_ms(number - number % 2)
+    is_asking = number < n_busy and number % 2 == 0
+    for y, x in PAIRS if is_asking else ():
+        opened_at_ms = close_ms(number - number % CYCLE)
         position_id = f"{opened_at_ms}:pairs:{y}/USDT~{x}/USDT:open"
-        is_opening = number % 2 == 0
+        is_opening = number % CYCLE == 0
         intents.append(
             SubmitOrder(
                 intent_id=position_id if is_opening else f"{position_id}:left",

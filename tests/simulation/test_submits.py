@@ -11,7 +11,7 @@ from tests.simulation.database import open_database
 from tests.simulation.submits import submit_many
 
 SEED = int(os.environ.get("SIM_FIRST", "1"))
-N_ORDERS = int(os.environ.get("SIM_SUBMITS", "600"))
+N_ORDERS = int(os.environ.get("SIM_SUBMITS", "500"))
 BOUND_MS = 60_000
 """Longest that an order may keep its instrument waiting, in venue time."""
 
