@@ -51,8 +51,9 @@ sim-many: install ## Simulate many worlds from a seed on: make sim-many N=1000 S
 K ?=
 
 .PHONY: chaos
-chaos: install ## Kill, cut off, stop and starve a fleet for hours, then simulate: make chaos SEED=7 K=flush N=5000
+chaos: install ## Kill, cut off, stop and starve a fleet for an hour or two, then simulate: make chaos SEED=7 K=flush
 	CHAOS_SEED=$(SEED) $(BIN)/pytest -m chaos --timeout=0 -k '$(K)'
+	$(if $(K),,SIM_FIRST=$(SEED) SIM_SUBMITS=10000 $(BIN)/pytest tests/simulation/test_submits.py --timeout=0)
 	$(if $(K),,$(MAKE) sim-many N=$(if $(filter file,$(origin N)),5000,$(N)))
 
 .PHONY: audit
