@@ -51,6 +51,14 @@ sim: install ## Simulate the worlds of one seed: make sim SEED=7
 sim-many: install ## Simulate many worlds from a seed on: make sim-many N=5000 SEED=1
 	SIM_FIRST=$(SEED) SIM_SEEDS=$(N) SIM_FLEET_SEEDS=$$(($(N) / 10 + 1)) SIM_LEG_SEEDS=$(N) $(SIMULATE)
 
+K ?=
+
+.PHONY: chaos
+chaos: install ## Kill, cut off, stop and starve a fleet for an hour or two, then simulate: make chaos SEED=7 K=flush
+	CHAOS_SEED=$(SEED) $(BIN)/pytest -m chaos --timeout=0 -k '$(K)'
+	$(if $(K),,SIM_FIRST=$(SEED) SIM_SUBMITS=10000 $(BIN)/pytest tests/simulation/test_submits.py --timeout=0)
+	$(if $(K),,$(MAKE) sim-many N=$(if $(filter file,$(origin N)),5000,$(N)))
+
 .PHONY: audit
 audit: install ## Look the locked dependencies up among known vulnerabilities (needs a network)
 	$(BIN)/python deploy/audit/audit.py $(UV)

@@ -11,9 +11,10 @@ import contextlib
 import gc
 import logging
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TextIO, TypeVar, cast
 
 import structlog
 import uvicorn
@@ -73,6 +74,30 @@ _LIBRARY_LOGGING: dict[str, Any] = {
 }
 
 
+class _Output:
+    """Standard output that loses a line rather than end a service that has to trade.
+
+    A full disk under the log would otherwise raise its error in whatever told of something.
+    """
+
+    def __init__(self) -> None:
+        self._n_lost = 0
+
+    def write(self, text: str) -> int:
+        try:
+            if self._n_lost:
+                sys.stdout.write(f'{{"event": "log lines lost", "count": {self._n_lost}}}\n')
+                self._n_lost = 0
+            sys.stdout.write(text)
+        except OSError:
+            self._n_lost += 1
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):  # a line is counted where it is written
+            sys.stdout.flush()
+
+
 def configure_logging(service: str) -> None:
     """Write structured JSON lines to standard output, bound to the service."""
     structlog.configure(
@@ -85,6 +110,7 @@ def configure_logging(service: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Output())),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)

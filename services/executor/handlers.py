@@ -158,6 +158,7 @@ class Executor:
         self._token: int | None = None
         # How often in a row the venue's answer about an order proved nothing.
         self._doubts: dict[str, int] = {}
+        self._sought_since: dict[str, float] = {}
         self._reconciled_at: float | None = None
         self._reconcile_not_before = 0.0
         self._risk = RiskMemory()
@@ -183,6 +184,7 @@ class Executor:
             holder = f"{socket.gethostname()}:{os.getpid()}"
             self._token = await store.take_lease(connection, self._settings.account, holder)
         await self._require_lease(connection)
+        metrics.LEASE.set(1)
         self._reconciled_at = None
         self._ledger, self._submitted_at_ms = await store.load_ledger(
             connection, self._settings.portfolio.capital_e8, self._settings.account
@@ -197,7 +199,11 @@ class Executor:
     async def _require_lease(self, connection: AsyncConnection) -> None:
         if self._token is None:
             raise FatalError("the executor has no lease: it has not read the record yet")
-        await store.require_lease(connection, self._settings.account, self._token)
+        try:
+            await store.require_lease(connection, self._settings.account, self._token)
+        except FatalError:
+            metrics.LEASE.set(0)
+            raise
 
     async def _load_instruments(self, connection: AsyncConnection) -> None:
         """Take the units of the record, and of what else the venue lists the venue's."""
@@ -507,6 +513,7 @@ class Executor:
             if isinstance(error, VenueNotReducingError):
                 # The book counted otherwise: no further order before they have been compared.
                 self._reconciled_at = None
+            metrics.REFUSED_ORDERS.inc()
             return OrderReport(order.client_order_id, OrderState.REJECTED, (), str(error))
         except VenueUnknownError as error:
             return OrderReport(order.client_order_id, OrderState.UNKNOWN, (), str(error))
@@ -775,6 +782,7 @@ class Executor:
             after its receive window had passed. And those that are still unknown.
         """
         orders = in_flight(self._ledger)
+        self._observe_in_flight(orders)
         if not orders:
             return [], []
         venue = await self._venue()
@@ -796,6 +804,12 @@ class Executor:
                 logger.warning("order still unknown", order=order.client_order_id, error=str(error))
         await self._acknowledge(reports)
         return absent, unresolved
+
+    def _observe_in_flight(self, orders: Sequence[Order]) -> None:
+        now = monotonic_seconds()
+        ids = [order.client_order_id for order in orders]
+        self._sought_since = {each: self._sought_since.get(each, now) for each in ids}
+        metrics.IN_FLIGHT_SECONDS.set(now - min(self._sought_since.values(), default=now))
 
     def _deadline_ms(self, order: Order) -> int:
         """Return the venue time after which a request for the order would be refused."""

@@ -30,6 +30,7 @@ from shared.errors import PermanentError, StoreError
 
 STATEMENT_TIMEOUT_MS = 60_000
 LOCK_TIMEOUT_MS = 10_000
+DISK_FULL = "53100"
 _DIALECT = PGDialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it so
 
 
@@ -81,7 +82,8 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             raise
         raise StoreError(f"the database did not answer: {error}; is it running?") from error
     except DBAPIError as error:
-        if error.connection_invalidated or _is_transient(error):
+        _refuse_for_now(error, _state_of(error.orig))
+        if error.connection_invalidated:
             raise StoreError(f"the database refused for now: {error}") from error
         raise
 
@@ -113,8 +115,7 @@ async def run_at_once(
             raise
         raise StoreError(f"the database did not answer: {error}; is it running?") from error
     except asyncpg.PostgresError as error:
-        if _is_transient(error):
-            raise StoreError(f"the database refused for now: {error}") from error
+        _refuse_for_now(error, _state_of(error))
         raise
     if row is None:
         raise PermanentError(f"the statement returned no row: {sql:.200}")
@@ -151,15 +152,23 @@ def _is_unsendable(error: InterfaceError) -> bool:
     return error.orig is not None and isinstance(error.orig.__cause__, ValueError)
 
 
-def _is_transient(error: DBAPIError | asyncpg.PostgresError) -> bool:
-    """Whether the error belongs to a class that goes away by itself.
+def _refuse_for_now(error: Exception, state: str) -> None:
+    """Raise a `StoreError` for an error of a class that goes away by itself.
 
     08 connection, 40 rollback (deadlock, serialisation), 53 resources, 55 lock not
     available, 57 operator intervention (shutdown, statement timeout).
     """
-    raised = error.orig if isinstance(error, DBAPIError) else error
-    state = getattr(raised, "sqlstate", None) or ""
-    return state[:2] in {"08", "40", "53", "55", "57"}
+    if state == DISK_FULL:
+        raise StoreError(
+            f"the disk of the database is full: {error}; make room on it, and what waits "
+            "goes on by itself"
+        ) from error
+    if state[:2] in {"08", "40", "53", "55", "57"}:
+        raise StoreError(f"the database refused for now: {error}") from error
+
+
+def _state_of(error: BaseException | None) -> str:
+    return getattr(error, "sqlstate", None) or ""
 
 
 @dataclass(frozen=True, slots=True)

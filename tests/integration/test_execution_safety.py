@@ -528,6 +528,27 @@ async def test_an_open_loss_beyond_the_limit_takes_trading_to_reduce_only(
         assert len(trading.venue.open_orders()) == 2
 
 
+async def test_a_flash_crash_takes_trading_to_reduce_only_at_its_own_close(
+    tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [("MNT_LIMITS__MAX_DAILY_LOSS", "0.0002")]
+    async with trading_at(
+        tmp_path, database_url, redis_url, monkeypatch, settings=settings
+    ) as trading:
+        await held(trading)
+        await trading.close(2)
+        trading.venue.prices["AAAUSDT"] = Decimal(70)  # bought one at 100
+        await trading.close(3)
+        decided = await trading.record.rows(
+            "SELECT state, decided_by, from_closes_at FROM trading_states"
+        )
+        assert decided == [("reduce_only", "limits", instant_of_ms(close_ms(3)))]
+        settled = await trading.record.rows(
+            "SELECT max(closes_at) FROM event_log WHERE topic = 'risk.changed'"
+        )
+        assert settled == [(instant_of_ms(close_ms(3)),)]
+
+
 # --- without Redis ------------------------------------------------------------------------
 
 

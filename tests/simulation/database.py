@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 from sqlalchemy import Insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -71,6 +72,35 @@ class Database:
         world.break_connection("commit, after it")
         if watched.has_adjusted:
             world.lose_adjustment()
+
+
+class Driver:
+    """What a process takes for the driver of the session that holds its lock.
+
+    Parameters
+    ----------
+    driver
+        The real one, outside any transaction.
+    world
+        In which the process lives.
+    """
+
+    def __init__(self, driver: asyncpg.Connection, world: World) -> None:
+        self._driver = driver
+        self._world = world
+
+    def is_closed(self) -> bool:
+        """Say that the session lives."""
+        return False
+
+    async def fetchrow(self, statement: str, *arguments: Any) -> Any:
+        """Run a statement that is a transaction of its own."""
+        self._world.side_effect("a settling statement, before it")
+        self._world.break_connection("commit, before it")
+        row = await self._driver.fetchrow(statement, *arguments)
+        self._world.side_effect("a settling statement, after it")
+        self._world.break_connection("commit, after it")
+        return row
 
 
 @asynccontextmanager

@@ -34,7 +34,7 @@ from shared.service import Runtime
 from shared.settings import Settings
 from shared.venues.faults import FaultSettings
 from tests.simulation.bus import Bus
-from tests.simulation.database import Database, forget, simulated_database
+from tests.simulation.database import Database, Driver, forget, simulated_database
 from tests.simulation.fleet_market import (
     BAR_MS,
     N_FAULTY,
@@ -156,6 +156,7 @@ class _FleetRun:
         self.bus = Bus(self.world)
         self.rules = FleetRules(self.world, connection, self.settings)
         self.database = cast("AsyncEngine", Database(engine, self.world))
+        self._connection = connection
         client.connect(self.world, Wire(self.world, self.rules.executor.judge_order))
         self._random = self.world.chance("schedule")
         self._strangers = _foreign_entries(seed % N_MARKETS, self.market)
@@ -186,6 +187,10 @@ class _FleetRun:
         runtime.consumer = consumer
         await consumer._patiently(consumer._prepare)
         await consumer._patiently(consumer._start_reading)
+        # A process whose session of the lock is lost settles with transactions instead.
+        if self._random.random() < 0.6:
+            real = (await self._connection.get_raw_connection()).driver_connection
+            consumer._lock_driver = Driver(real, self.world)
         consumer.is_started.set()
         alive.consumer = consumer
 

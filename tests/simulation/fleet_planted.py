@@ -19,6 +19,7 @@ from services.signals.handlers import Signals
 from shared.bus import dead_letters, log
 from shared.bus.consumer import Consumer, UnitOfWork
 from shared.clock import instant_of_ms
+from shared.database.engine import write_together
 from shared.quant.bars import RawBars
 from tests.simulation.fleet_market import BAR_MS
 
@@ -71,15 +72,49 @@ def _move_the_cursor_after_the_commit() -> Iterator[None]:
 
 @_bug
 def _publish_before_the_commit() -> Iterator[None]:
-    append_outgoing = Consumer._append_outgoing
+    settle = Consumer._settle
 
     async def apart(self: Consumer, unit: UnitOfWork) -> Any:
         if self.name != "signals":
-            return await append_outgoing(self, unit)
+            return await settle(self, unit)
+        await write_together(unit.connection, *unit.writes)
         async with self._engine.begin() as another:
-            return await append_outgoing(self, replace(unit, connection=another))
+            return await settle(self, replace(unit, _connection=another, writes=[]))
 
-    with patch.object(Consumer, "_append_outgoing", apart):
+    with patch.object(Consumer, "_settle", apart):
+        yield
+
+
+@_bug
+def _take_a_cursor_that_stood_still_for_moved() -> Iterator[None]:
+    settle_at_once = log.settle_at_once
+
+    async def always(*arguments: Any, **lineage: Any) -> Any:
+        _, appended = await settle_at_once(*arguments, **lineage)
+        return True, appended
+
+    with patch.object(log, "settle_at_once", always):
+        yield
+
+
+@_bug
+def _keep_what_an_unmoved_cursor_left_behind() -> Iterator[None]:
+    reload, settle_at_once = Consumer._reload, log.settle_at_once
+    stood_still: set[str] = set()
+
+    async def noting(driver: Any, advance: Any, *arguments: Any, **lineage: Any) -> Any:
+        is_moved, appended = await settle_at_once(driver, advance, *arguments, **lineage)
+        if not is_moved:
+            stood_still.add(advance.consumer)
+        return is_moved, appended
+
+    async def not_then(self: Consumer) -> None:
+        if self.name in stood_still:
+            stood_still.remove(self.name)
+        else:
+            await reload(self)
+
+    with patch.object(log, "settle_at_once", noting), patch.object(Consumer, "_reload", not_then):
         yield
 
 
