@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from shared.book.execution import FillTerms
 from shared.book.sizing import SizingSettings
 from shared.quant.bar_checks import BarCheckSettings
+from shared.quant.gate_settings import GateSettings
+from shared.quant.scorers import STORED_FAMILIES
 from shared.sleeves.pairs.features import FeatureSettings
 from shared.sleeves.pairs.labels import LabelSettings
 from shared.sleeves.pairs.rules import SignalSettings
@@ -35,8 +37,19 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
     n_splits, gap_bars
         Folds of the purged time-series cross-validation and the bars kept free between
         training and test.
-    regularisation
-        Inverse strength (C) of the logistic regression's L2 penalty.
+    families
+        Model families that every training fits; the best of them becomes challenger.
+    n_trials
+        Choices of parameters tried for each, its defaults first. All are on the ledger.
+    calibration, seed
+        How probabilities are corrected; of the families' own randomness.
+    evidence_days
+        Days that the backtest of a training looks back on, where so many are recorded.
+    auto_promote
+        Whether a challenger that passed the gates goes into the shadow, and a shadow that
+        passed all of them becomes champion, without a person.
+    gates
+        Thresholds of the gates.
     """
 
     train_every_closes: int = Field(0, ge=0)
@@ -45,8 +58,29 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
     min_samples: int = Field(200, ge=20)
     n_splits: int = Field(5, ge=2)
     gap_bars: int = Field(24, ge=0)
-    regularisation: float = Field(1.0, gt=0)
+    families: tuple[str, ...] = ("logistic_regression", "random_forest", "lightgbm")
+    n_trials: int = Field(1, ge=1)
+    calibration: Literal["platt", "isotonic"] = "platt"
+    seed: int = Field(0, ge=0)
+    evidence_days: int = Field(120, gt=0)
+    auto_promote: bool = True
+    gates: GateSettings = GateSettings()
     labels: LabelSettings = LabelSettings()
+
+    @field_validator("families", mode="before")
+    @classmethod
+    def _names_in_a_text(cls, value: Any) -> Any:
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("families")
+    @classmethod
+    def _families_can_be_traded(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(value) - set(STORED_FAMILIES))
+        if unknown or not value or len(set(value)) != len(value):
+            raise ValueError(
+                f"{', '.join(value) or 'no family'}: name each once of {', '.join(STORED_FAMILIES)}"
+            )
+        return value
 
 
 class StrategySettings(BaseModel, frozen=True, extra="forbid"):

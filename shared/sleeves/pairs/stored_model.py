@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
@@ -21,11 +21,13 @@ from pydantic import BaseModel, Field, ValidationError
 from shared.errors import ContractError, DataError
 from shared.quant.calibration import Calibration, IsotonicCalibration, PlattCalibration
 from shared.quant.model_families import Parameter
-from shared.quant.model_validation import CalibratedModel
 from shared.quant.scorers import LinearScorer, Scorer, TreeScorer, scorer_of
 from shared.quant.typing import Float1D, Float2D
 from shared.sleeves.pairs.labels import LabelSettings
 from shared.sleeves.pairs.model import LogisticModel, places_of, probability_of_log_odds
+
+if TYPE_CHECKING:  # it imports scipy.stats, which a service that only predicts need not pay
+    from shared.quant.model_validation import CalibratedModel
 
 _EDGE = 1e-6
 """As in `shared.quant.calibration`."""
