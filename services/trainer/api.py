@@ -84,6 +84,36 @@ class RecordedModel(BaseModel):
     promotions: list[StageGiven]
 
 
+class FeatureMoved(BaseModel):
+    """How far a feature has moved: PSI, Kullback-Leibler, Kolmogorov-Smirnov."""
+
+    name: str
+    stability_index: float
+    divergence: float
+    ks_statistic: float
+    ks_p_value: float
+
+
+class DriftCheck(BaseModel):
+    """A check of the champion against its training.
+
+    Attributes
+    ----------
+    calibration_gap
+        Mean forecast less share of outcomes; empty without an outcome.
+    action
+        What a tripped wire did beside this row.
+    """
+
+    sha256: str
+    closes_at: datetime
+    features: list[FeatureMoved]
+    calibration_gap: float | None
+    is_tripped: bool
+    action: Literal["none", "record", "retrain", "rollback"]
+    reasons: list[str]
+
+
 class TrainingSet(BaseModel):
     """What a model was trained on.
 
@@ -169,6 +199,13 @@ def trainer_routes(settings: Settings, trainer: Trainer) -> APIRouter:
         async with snapshot(runtime.engine) as connection:
             rows = await store.list_models(connection, limit)
         return [RecordedModel.model_validate(dict(row._mapping)) for row in rows]
+
+    @router.get("/drift", dependencies=[READ], summary="Checks of drift, newest first")
+    async def drift(runtime: ServedBy, limit: Limit = 100) -> list[DriftCheck]:
+        """Return what was measured of champions, and what tripped."""
+        async with snapshot(runtime.engine) as connection:
+            rows = await store.list_drift(connection, limit)
+        return [DriftCheck.model_validate(dict(row._mapping)) for row in rows]
 
     @router.get(
         "/runs",

@@ -13,9 +13,10 @@ import numpy as np
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.trainer import artefacts, store
+from services.trainer import artefacts, metrics, store
 from services.trainer.domain import ALIAS_OF_STAGE, Stage, alias_left, net_return, reign
 from services.trainer.store import StagedModel
+from services.trainer.watch import DriftFound, watch_champion
 from shared.backtest.candidates import Candidate, fit_candidate, search_candidate
 from shared.backtest.evidence import JudgedFamily, fit_terms, judge_families
 from shared.bus.consumer import UnitOfWork
@@ -42,7 +43,7 @@ from shared.sleeves.pairs.dataset import Dataset, PairRows, make_dataset, rows_f
 from shared.sleeves.pairs.features import feature_names, warmup_bars
 from shared.sleeves.pairs.following import join_legs
 from shared.sleeves.pairs.settings import StrategySettings
-from shared.sleeves.pairs.stored_model import StoredModel
+from shared.sleeves.pairs.stored_model import StoredModel, model_from_bytes
 from shared.venues.market import RecordedMarket
 
 MODEL_NAME = "pairs"
@@ -170,8 +171,9 @@ class Trainer:
         last_close_ms = max(computed.closes_at_ms, self._last_close_ms or 0)
         if computed.rows and self._settings.trainer.auto_promote:
             await self._judge_shadow(unit, last_close_ms)
+        wants_training = computed.rows and await self._watch_champion(unit, last_close_ms)
         closes = self._closes_since_training + (1 if computed.rows else 0)
-        if computed.rows and self._is_due(closes):
+        if computed.rows and (wants_training or self._is_due(closes)):
             try:
                 await self._train(unit, last_close_ms)
                 closes = 0
@@ -422,6 +424,57 @@ class Trainer:
         real = await store.real_signals(connection, *period)
         return ShadowEvidence(n_closes, net_return(own, cost) - net_return(real, cost))
 
+    async def _watch_champion(self, unit: UnitOfWork, close_ms: int) -> bool:
+        """Check the champion for drift when that is due; tell whether to train anew."""
+        settings = self._settings.trainer
+        drift = settings.drift
+        if not drift.every_closes:
+            return False
+        connection = unit.connection
+        champion = await store.model_at(connection, "champion")
+        if champion is None:
+            return False
+        last_ms = await store.last_drift_check_ms(connection, champion.sha256)
+        since_ms = champion.since_ms if last_ms is None else last_ms
+        if await store.count_closes(connection, since_ms, close_ms) < drift.every_closes:
+            return False
+        model = model_from_bytes(await store.model_document(connection, champion.sha256))
+        bar_ms = timeframe_ms(self._settings.trade_timeframe)
+        names, present = await store.feature_rows(
+            connection, close_ms - drift.window_closes * bar_ms, close_ms
+        )
+        _, training = await store.feature_rows(
+            connection, model.trained_from_ms, model.trained_to_ms
+        )
+
+        def watch() -> DriftFound | None:
+            outcomes = make_dataset(
+                present, names, bar_ms=bar_ms,
+                spread_space=self._settings.features.spread_space, settings=model.label,
+            )  # fmt: skip
+            return watch_champion(model, names, training, present, outcomes, drift)
+
+        found = await asyncio.to_thread(watch)
+        if found is None:
+            return False
+        action = drift.action if found.reasons else "none"
+        await store.save_drift(connection, champion.sha256, close_ms, found, action, unit.lineage)
+        if action == "rollback":
+            await self.roll_back(
+                unit, "; ".join(found.reasons), "tripwire", is_override=False, close_ms=close_ms
+            )
+
+        def show() -> None:
+            for feature in found.features:
+                metrics.STABILITY_INDEX.labels(feature.name).set(feature.stability_index)
+            if found.calibration_gap is not None:
+                metrics.CALIBRATION_GAP.set(found.calibration_gap)
+            if found.reasons:
+                metrics.TRIPWIRES.labels(action).inc()
+
+        unit.after_commit(show)
+        return action == "retrain"
+
     async def _judge_shadow(self, unit: UnitOfWork, close_ms: int) -> None:
         """Promote a shadow that has lasted long enough, or retire it: the record says which."""
         shadow = await store.model_at(unit.connection, "shadow")
@@ -595,7 +648,13 @@ class Trainer:
         )
 
     async def roll_back(
-        self, unit: UnitOfWork, reason: str, operator: str, *, is_override: bool = True
+        self,
+        unit: UnitOfWork,
+        reason: str,
+        operator: str,
+        *,
+        is_override: bool = True,
+        close_ms: int | None = None,
     ) -> Promoted:
         """Make the champion before the present one champion again, or none where none was.
 
@@ -607,13 +666,15 @@ class Trainer:
             Why, and who says so; recorded.
         is_override
             Whether a person decided it, rather than a tripwire.
+        close_ms
+            The close after which it holds; the last one handled by default.
 
         Raises
         ------
         PermanentError
             If there is no champion, or no close has been seen.
         """
-        close_ms = self._require_close()
+        close_ms = self._require_close() if close_ms is None else close_ms
         champions = reign(await store.champions(unit.connection))
         if not champions:
             raise PermanentError(

@@ -7,11 +7,11 @@ Publishes
     `models.promoted`: a model became challenger, shadow or champion, left the shadow, or the
     champion before came back.
 Owns
-    `datasets`, `models`, `model_evidence`, `promotions`, `trials`; the MLflow registry;
-    `registry.json` and `production_map.json`.
+    `datasets`, `models`, `model_evidence`, `promotions`, `trials`, `drift_checks`; the MLflow
+    registry; `registry.json` and `production_map.json`.
 Serves
-    `POST /train`, `/promote`, `/rollback`; `GET /models`, `/runs`; the routes every service
-    has.
+    `POST /train`, `/promote`, `/rollback`; `GET /models`, `/runs`, `/drift`; the routes every
+    service has.
 """
 
 from __future__ import annotations

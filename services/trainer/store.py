@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.trainer.domain import ChampionChange, Stage
+from services.trainer.watch import DriftFound
 from shared.bus import log
 from shared.clock import instant_of_ms, ms_of_instant
 from shared.database.engine import insert_rows
@@ -23,6 +24,7 @@ from shared.database.filters import within
 from shared.database.tables import (
     bars,
     datasets,
+    drift_checks,
     event_log,
     feature_sets,
     features,
@@ -360,6 +362,64 @@ async def champions(connection: AsyncConnection) -> list[ChampionChange]:
         .order_by(promotions.c.promotion_id)
     )
     return [ChampionChange(row.sha256, row.is_rollback) for row in rows]
+
+
+async def model_document(connection: AsyncConnection, sha256: str) -> bytes:
+    """Return the bytes of a recorded model."""
+    found = await connection.execute(select(models.c.document).where(models.c.sha256 == sha256))
+    document: bytes = found.scalar_one()
+    return document
+
+
+async def save_drift(
+    connection: AsyncConnection,
+    sha256: str,
+    close_ms: int,
+    found: DriftFound,
+    action: str,
+    lineage: Mapping[str, str],
+) -> None:
+    """Record a check of drift, and what a tripped wire did."""
+    row = {
+        "sha256": sha256,
+        "closes_at": instant_of_ms(close_ms),
+        "features": [asdict(feature) for feature in found.features],
+        "calibration_gap": found.calibration_gap,
+        "is_tripped": bool(found.reasons),
+        "action": action,
+        "reasons": list(found.reasons),
+        **lineage,
+    }
+    await insert_rows(connection, drift_checks, [row])
+
+
+async def list_drift(connection: AsyncConnection, limit: int) -> Sequence[Any]:
+    """Return checks of drift, newest first."""
+    rows = await connection.execute(
+        select(drift_checks)
+        .order_by(drift_checks.c.closes_at.desc(), drift_checks.c.sha256)
+        .limit(limit)
+    )
+    return rows.all()
+
+
+async def count_closes(connection: AsyncConnection, after_ms: int, up_to_ms: int) -> int:
+    """Return how many closes had features after one and up to another."""
+    rows = await connection.execute(
+        select(func.count(features.c.closes_at.distinct()))
+        .where(features.c.closes_at > instant_of_ms(after_ms))
+        .where(features.c.closes_at <= instant_of_ms(up_to_ms))
+    )
+    return rows.scalar_one()
+
+
+async def last_drift_check_ms(connection: AsyncConnection, sha256: str) -> int | None:
+    """Return the close of a model's last check of drift, None before the first."""
+    row = await connection.execute(
+        select(func.max(drift_checks.c.closes_at)).where(drift_checks.c.sha256 == sha256)
+    )
+    last = row.scalar_one_or_none()
+    return None if last is None else ms_of_instant(last)
 
 
 async def count_shadow_closes(

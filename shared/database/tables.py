@@ -370,6 +370,7 @@ promotions = Table(
         unique=True,
         postgresql_where=text("alias = 'challenger'"),
     ),
+    Index(None, "sha256", "promotion_id"),
 )
 
 model_evidence = Table(
@@ -392,6 +393,20 @@ trials = Table(
     Column("loss", Double),
     Column("sharpe_ratio", Double),
     *_lineage(),
+)
+
+drift_checks = Table(
+    "drift_checks",
+    metadata,
+    Column("sha256", Text, ForeignKey("models.sha256"), primary_key=True),
+    _key("closes_at", Instant),
+    _required("features", JSONB),
+    Column("calibration_gap", Double),
+    _required("is_tripped", Boolean),
+    _required("action", Text),
+    _required("reasons", JSONB),
+    *_lineage(),
+    CheckConstraint("is_tripped = (jsonb_array_length(reasons) > 0)", name="reasons"),
 )
 
 # --- signals ---------------------------------------------------------------------------

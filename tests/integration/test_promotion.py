@@ -31,6 +31,11 @@ NOON = datetime.fromisoformat("2024-03-10T12:00:00+00:00")
 NAMES = feature_names(FeatureSettings())
 REASON = {"reason": "a rehearsal"}
 N_SHADOW_CLOSES = 4
+N_SPREAD = 1 + max(
+    NAMES.index(name)
+    for name in ("alpha", "beta", "spread", "spread_mean", "spread_std", "z_score")
+)
+"""Features up to here make the rule and the labels; what comes after only the model reads."""
 
 
 def at(number: int) -> datetime:
@@ -79,14 +84,20 @@ def computed(number: int, rng: np.random.Generator, *z_scores: float) -> Feature
     )
 
 
-async def publish_history(record: Record, numbers: range) -> None:
-    """Record and publish features of one pair whose spread swings, for the trainer to learn."""
+async def publish_history(record: Record, numbers: range, shift: float = 0.0) -> None:
+    """Record and publish features of one pair whose spread swings, for the trainer to learn.
+
+    `shift` moves every feature that is neither price nor spread.
+    """
     rng = np.random.default_rng(numbers.start)
     await record.put(feature_sets, {"feature_set": "swings", "names": list(NAMES)})
     for number in numbers:
         z_score = 2.5 * float(np.sin(number * (1 + 0.2 * np.sin(number / 9))))
         event = computed(number, rng, z_score)
-        row = event.rows[0].model_copy(update={"y": "S/USDT"})
+        values = (*event.rows[0].values[:N_SPREAD], *(
+            value + shift for value in event.rows[0].values[N_SPREAD:]
+        ))  # fmt: skip
+        row = event.rows[0].model_copy(update={"y": "S/USDT", "values": values})
         event = event.model_copy(update={"rows": (row,)})
         await record.put(
             features,
@@ -296,3 +307,36 @@ async def test_signals_switch_on_the_stated_close_without_a_gap_and_refuse_what_
         f"AND closes_at >= '{at(200).isoformat()}' GROUP BY closes_at"
     )
     assert dict(closes) == {at(each): 1 for each in expected}
+
+
+async def test_a_tripwire_takes_a_champion_back_whose_features_have_moved(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (
+        ("EVERY_CLOSES", "30"),
+        ("WINDOW_CLOSES", "30"),
+        ("FEWEST_ROWS", "30"),
+        ("CALIBRATION_GAP_MAX", "1"),
+        ("ACTION", "rollback"),
+    ):
+        monkeypatch.setenv(f"MNT_TRAINER__DRIFT__{name}", value)
+    monkeypatch.setenv("MNT_TRAINER__DRIFT__STABILITY_INDEX_MAX", "2")
+    async with serving("trainer") as trainer:
+        sha256 = (await trained(record, trainer, range(1, 121)))["sha256"]
+        await trainer.send("POST", "/promote", REASON)
+        await publish_history(record, range(121, 151))
+        await record.is_handled("trainer")
+        [calm] = await trainer.get("/drift")
+        assert (calm["is_tripped"], calm["action"], calm["reasons"]) == (False, "none", [])
+        await publish_history(record, range(151, 181), shift=9.0)
+        await record.is_handled("trainer")
+        moved, _ = await trainer.get("/drift")
+        exposed = (await trainer.client.get("/metrics")).text
+    assert (moved["is_tripped"], moved["action"], moved["sha256"]) == (True, "rollback", sha256)
+    assert "features have a stability index above 2" in moved["reasons"][0]
+    assert 'mnt_trainer_tripwires_total{action="rollback"} 1.0' in exposed
+    [last] = await record.rows(
+        "SELECT sha256, is_rollback, is_override, decided_by, reason, from_closes_at "
+        "FROM promotions WHERE alias = 'champion' ORDER BY promotion_id DESC LIMIT 1"
+    )
+    assert last == (None, True, False, "tripwire", moved["reasons"][0], at(180))

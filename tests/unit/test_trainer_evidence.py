@@ -40,11 +40,6 @@ def test_the_family_is_judged_on_days_that_chose_nothing_and_every_trial_is_coun
     # Of each family one fit, one validation and one test, and the test of the z rule.
     assert ledger.n_trials == judged.evidence.n_trials == 2 * 3 + 1
     assert judged.evidence.is_out_of_sample
-    again = judge_families(
-        market, strategy, screens, ledger,
-        start_ms=START_MS, end_ms=END_MS, is_out_of_sample=True, account="test",
-    )  # fmt: skip
-    assert again == judged
     with pytest.raises(DataError, match=f"needs {FEWEST_DAYS}"):
         judge_families(
             market, strategy, screens, ledger,

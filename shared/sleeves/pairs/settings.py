@@ -12,6 +12,7 @@ from shared.book.sizing import SizingSettings
 from shared.quant.bar_checks import BarCheckSettings
 from shared.quant.gate_settings import GateSettings
 from shared.quant.scorers import STORED_FAMILIES
+from shared.sleeves.pairs.drift_settings import DriftSettings
 from shared.sleeves.pairs.features import FeatureSettings
 from shared.sleeves.pairs.labels import LabelSettings
 from shared.sleeves.pairs.rules import SignalSettings
@@ -50,6 +51,8 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
         passed all of them becomes champion, without a person.
     gates
         Thresholds of the gates.
+    drift
+        Tripwires of the champion.
     """
 
     train_every_closes: int = Field(0, ge=0)
@@ -65,6 +68,7 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
     evidence_days: int = Field(120, gt=0)
     auto_promote: bool = True
     gates: GateSettings = GateSettings()
+    drift: DriftSettings = DriftSettings()
     labels: LabelSettings = LabelSettings()
 
     @field_validator("families", mode="before")

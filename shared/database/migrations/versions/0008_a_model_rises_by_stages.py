@@ -128,6 +128,9 @@ def upgrade() -> None:
         "NOT is_rollback OR (alias = 'champion' AND length(coalesce(override_reason, reason, '')) "
         "> 0)",
     )
+    op.create_index(
+        op.f("promotions_sha256_promotion_id_idx"), "promotions", ["sha256", "promotion_id"]
+    )
     # Whoever was champion and is no longer has been retired since.
     op.execute(
         """
@@ -184,4 +187,23 @@ def upgrade() -> None:
             ["sha256"], ["models.sha256"], name=op.f("shadow_closes_sha256_fkey")
         ),
         sa.CheckConstraint("n_rows >= 0", name=op.f("shadow_closes_rows_check")),
+    )
+    op.create_table(
+        "drift_checks",
+        sa.Column("sha256", sa.Text(), nullable=False),
+        sa.Column("closes_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("features", JSONB(), nullable=False),
+        sa.Column("calibration_gap", sa.Double()),
+        sa.Column("is_tripped", sa.Boolean(), nullable=False),
+        sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("reasons", JSONB(), nullable=False),
+        *_lineage(),
+        sa.PrimaryKeyConstraint("sha256", "closes_at", name=op.f("drift_checks_pkey")),
+        sa.ForeignKeyConstraint(
+            ["sha256"], ["models.sha256"], name=op.f("drift_checks_sha256_fkey")
+        ),
+        sa.CheckConstraint(
+            "is_tripped = (jsonb_array_length(reasons) > 0)",
+            name=op.f("drift_checks_reasons_check"),
+        ),
     )
