@@ -331,7 +331,7 @@ class Trainer:
         settings = self._settings.trainer
         terms = fit_terms(self._settings.strategy)
         fitted = []
-        for family in settings.families:
+        for family in settings.family_names:
             if judged is not None and family == judged.family:
                 candidate = fit_candidate(
                     family, settings.labels, dataset, terms, judged.parameters

@@ -124,7 +124,7 @@ def judge_families(
         )
     best: tuple[float, str, Parameters, DailyTrack] | None = None
     tracks = []
-    for family in settings.families:
+    for family in settings.family_names:
         first = search_candidate(
             family, settings.labels, early, terms, n_trials=settings.n_trials, ledger=ledger
         )

@@ -48,7 +48,7 @@ async def record(
 ) -> AsyncIterator[Record]:
     settings = [
         ("MNT_TRAINER__MIN_SAMPLES", "20"),
-        ("MNT_TRAINER__FAMILIES", '["logistic_regression", "lightgbm"]'),
+        ("MNT_TRAINER__FAMILIES", "logistic_regression,lightgbm"),
         ("MNT_TRAINER__GATES__SHADOW_CLOSES_MIN", str(N_SHADOW_CLOSES)),
         ("MNT_SIGNALS__PROBABILITY_THRESHOLD", "0.0"),
     ]

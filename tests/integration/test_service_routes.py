@@ -65,7 +65,7 @@ async def record(
         ("MNT_SCREENER__CORRELATION_MIN", "-1"),
         ("MNT_SCREENER__HURST_MAX", "1"),
         ("MNT_TRAINER__MIN_SAMPLES", "20"),
-        ("MNT_TRAINER__FAMILIES", '["logistic_regression"]'),
+        ("MNT_TRAINER__FAMILIES", "logistic_regression"),
         ("MNT_SIGNALS__PROBABILITY_THRESHOLD", "0.0"),
     ]
     settings_in_environment(monkeypatch, tmp_path, database_url, redis_url, settings)

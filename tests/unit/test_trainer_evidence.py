@@ -36,7 +36,7 @@ def test_the_family_is_judged_on_days_that_chose_nothing_and_every_trial_is_coun
         start_ms=START_MS, end_ms=END_MS, is_out_of_sample=True, account="test",
     )  # fmt: skip
     assert judged.test_start_ms == END_MS - 32 * DAY_MS
-    assert judged.family in strategy.trainer.families
+    assert judged.family in strategy.trainer.family_names
     # Of each family one fit, one validation and one test, and the test of the z rule.
     assert ledger.n_trials == judged.evidence.n_trials == 2 * 3 + 1
     assert judged.evidence.is_out_of_sample

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -39,7 +39,8 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
         Folds of the purged time-series cross-validation and the bars kept free between
         training and test.
     families
-        Model families that every training fits; the best of them becomes challenger.
+        Model families that every training fits, with commas between; the best becomes
+        challenger.
     n_trials
         Choices of parameters tried for each, its defaults first. All are on the ledger.
     calibration, seed
@@ -61,7 +62,7 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
     min_samples: int = Field(200, ge=20)
     n_splits: int = Field(5, ge=2)
     gap_bars: int = Field(24, ge=0)
-    families: tuple[str, ...] = ("logistic_regression", "random_forest", "lightgbm")
+    families: str = "logistic_regression,random_forest,lightgbm"
     n_trials: int = Field(1, ge=1)
     calibration: Literal["platt", "isotonic"] = "platt"
     seed: int = Field(0, ge=0)
@@ -71,20 +72,21 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
     drift: DriftSettings = DriftSettings()
     labels: LabelSettings = LabelSettings()
 
-    @field_validator("families", mode="before")
-    @classmethod
-    def _names_in_a_text(cls, value: Any) -> Any:
-        return tuple(value.split(",")) if isinstance(value, str) else value
-
     @field_validator("families")
     @classmethod
-    def _families_can_be_traded(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = sorted(set(value) - set(STORED_FAMILIES))
-        if unknown or not value or len(set(value)) != len(value):
+    def _families_can_be_traded(cls, value: str) -> str:
+        names = value.split(",")
+        if set(names) - set(STORED_FAMILIES) or len(set(names)) != len(names):
             raise ValueError(
-                f"{', '.join(value) or 'no family'}: name each once of {', '.join(STORED_FAMILIES)}"
+                f"{value!r}: name each family once, with commas between, of "
+                f"{', '.join(STORED_FAMILIES)}"
             )
         return value
+
+    @property
+    def family_names(self) -> tuple[str, ...]:
+        """The families, one by one."""
+        return tuple(self.families.split(","))
 
 
 class StrategySettings(BaseModel, frozen=True, extra="forbid"):
