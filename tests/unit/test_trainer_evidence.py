@@ -8,7 +8,6 @@ import pytest
 
 from services.trainer.domain import net_return
 from shared.backtest.evidence import FEWEST_DAYS, judge_families
-from shared.backtest.preparation import screens_up_to
 from shared.backtest.track import DAY_MS
 from shared.errors import DataError
 from shared.quant.trials import TrialLedger
@@ -16,6 +15,7 @@ from shared.settings import strategy_of
 from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME
 from shared.venues.market import load_market
 from tests.research_market import FIRST_MS, QUICK, write_market
+from tests.support import roster
 
 START_MS = FIRST_MS + 10 * DAY_MS
 END_MS = START_MS + FEWEST_DAYS * DAY_MS
@@ -29,7 +29,7 @@ def test_the_family_is_judged_on_days_that_chose_nothing_and_every_trial_is_coun
     market = load_market(
         files, (SCREEN_TIMEFRAME,), strategy.trade_timeframe, strategy.ingest, END_MS * 2
     )
-    screens = list(screens_up_to(market, strategy, [START_MS]))
+    screens = [roster(START_MS, {("Y0/USDT", "X0/USDT"): "active"})]
     ledger = TrialLedger()
     judged = judge_families(
         market, strategy, screens, ledger,
