@@ -22,6 +22,24 @@ async def post(
     FleetError
         If the service does not run or refuses.
     """
+    answer: dict[str, Any] = await _ask(home, service, "POST", route, body or {})
+    return answer
+
+
+async def get(home: FleetHome, service: str, route: str) -> Any:
+    """Get what a service of the fleet that runs on a home answers, with its token.
+
+    Raises
+    ------
+    FleetError
+        If the service does not run or refuses.
+    """
+    return await _ask(home, service, "GET", route, None)
+
+
+async def _ask(
+    home: FleetHome, service: str, method: str, route: str, body: dict[str, Any] | None
+) -> Any:
     port = next((p.port for p in read_status(home) if p.name == service and p.pid), None)
     if port is None:
         raise FleetError(f"{service} does not run in {home.path}: start the fleet with `mnt up`")
@@ -30,12 +48,14 @@ async def post(
     try:
         async with (
             aiohttp.ClientSession(timeout=_TIMEOUT) as session,
-            session.post(url, headers=headers, json=body or {}) as response,
+            session.request(method, url, headers=headers, json=body) as response,
         ):
-            answer: dict[str, Any] = await response.json(content_type=None)
+            answer = await response.json(content_type=None)
             is_ok = response.ok
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise FleetError(f"POST {url} had no usable answer ({error!r}): see mnt status") from error
+        raise FleetError(
+            f"{method} {url} had no usable answer ({error!r}): see mnt status"
+        ) from error
     if not is_ok:
         raise FleetError(f"{service} refused {route}: {answer.get('detail', answer)}")
     return answer

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli import check_commands
+from cli import check_commands, models
 from cli.cycle import commands as cycle_commands
 from cli.fleet.home import resolve_home
 from shared.clock import ms_of_instant
@@ -47,6 +47,8 @@ app.add_typer(check_commands.app, name="check")
 app.command("cycle")(cycle_commands.cycle)
 app.command("report")(cycle_commands.report)
 app.command("select")(cycle_commands.select)
+app.command("models")(models.models)
+app.command("rollback")(models.rollback)
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Folder of the fleet's state (MNT_HOME, else .mnt).")

@@ -168,6 +168,20 @@ class ModelRegistry:
         with self._client(f"take {alias} of {name} away") as client:
             client.delete_registered_model_alias(name, alias)
 
+    def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+        """Write tags on a version, such as why it was promoted.
+
+        Raises
+        ------
+        PermanentError
+            If there is no such version.
+        StoreError
+            If MLflow does not answer.
+        """
+        with self._client(f"tag version {version} of {name}") as client:
+            for key, value in tags.items():
+                client.set_model_version_tag(name, str(version), key, value)
+
     def load(self, name: str, sha256: str) -> bytes:
         """Return the bytes of the model with this hash.
 

@@ -73,6 +73,7 @@ class ModelInfo(BaseModel):
     entry_z: float
     champion: AliasHolder | None
     challenger: AliasHolder | None
+    shadow: AliasHolder | None
 
 
 class FeatureRowGiven(BaseModel, extra="forbid"):
@@ -110,7 +111,7 @@ def signals_routes(settings: Settings, signals: Signals) -> APIRouter:
         "/model-info", dependencies=[READ], summary="Who decides now: the champion or the z rule"
     )
     async def model_info() -> ModelInfo:
-        """Return champion and challenger as this service has loaded them, and who decides."""
+        """Return the models as this service has loaded them, and who decides."""
         return _model_info(settings, signals)
 
     @router.post(
@@ -161,6 +162,7 @@ def _model_info(settings: Settings, signals: Signals) -> ModelInfo:
         entry_z=thresholds.entry_z,
         champion=_holder(champion),
         challenger=_holder(signals.challenger),
+        shadow=_holder(signals.shadow),
     )
 
 

@@ -13,13 +13,13 @@ from services.signals import store
 from shared.bus.consumer import UnitOfWork
 from shared.bus.log import newest_consumed_close
 from shared.clock import ms_of_instant
-from shared.errors import ContractError, PermanentError
+from shared.errors import ContractError, DataError, PermanentError
 from shared.events.features import FeaturesComputed
 from shared.events.signals import SignalsRaised
 from shared.events.trainer import ModelPromoted
 from shared.settings import Settings
-from shared.sleeves.pairs.model import LogisticModel
 from shared.sleeves.pairs.rules import PairTrade, decide_signals
+from shared.sleeves.pairs.stored_model import Forecaster, model_from_bytes
 
 logger = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class Promotion:
     """
 
     promoted: ModelPromoted
-    model: LogisticModel | None
+    model: Forecaster | None
     fault: str | None = None
 
 
@@ -74,6 +74,8 @@ class Signals:
         self._trades: dict[tuple[str, str], PairTrade] = {}
         self._champions: list[Promotion] = []
         self._challenger: Promotion | None = None
+        self._shadow: Promotion | None = None
+        self._shadow_trades: Mapping[tuple[str, str], PairTrade] = {}
         self._last_closes_at_ms: int | None = None
 
     @property
@@ -86,12 +88,19 @@ class Signals:
         """The newest challenger."""
         return self._challenger
 
+    @property
+    def shadow(self) -> Promotion | None:
+        """The model that decides beside the champion without effect."""
+        return self._shadow
+
     async def reload(self, connection: AsyncConnection) -> None:
         """Take open trades and models from the record."""
         self._trades = await store.load_trades(connection)
         last = await newest_consumed_close(connection, "signals", "features.computed")
         self._last_closes_at_ms = None if last is None else ms_of_instant(last)
-        self._champions, self._challenger = await _load_promotions(connection, _load_or_refuse)
+        found = await _load_promotions(connection, _load_or_refuse)
+        self._champions, self._challenger, self._shadow = found
+        self._shadow_trades = await _shadow_trades(connection, self._shadow)
 
     async def reload_models(self, unit: UnitOfWork) -> None:
         """Load every model anew by the hash its promotion recorded.
@@ -101,24 +110,31 @@ class Signals:
         ContractError
             If a model is missing or its bytes have another hash; the models in use stay.
         """
-        champions, challenger = await _load_promotions(unit.connection, _load)
+        champions, challenger, shadow = await _load_promotions(unit.connection, _load)
+        trades = await _shadow_trades(unit.connection, shadow)
 
         def keep() -> None:
-            self._champions, self._challenger = champions, challenger
+            self._champions, self._challenger, self._shadow = champions, challenger, shadow
+            self._shadow_trades = trades
 
         unit.after_commit(keep)
 
     async def take_model(self, promoted: ModelPromoted, unit: UnitOfWork) -> None:
         """Take a promoted model; a champion decides from the first close after the promotion."""
         taken = await _load(unit.connection, promoted)
-        champions, challenger = self._champions, self._challenger
+        champions, challenger, shadow = self._champions, self._challenger, self._shadow
         if promoted.alias == "champion":
             champions = _by_close([*champions, taken])
+            shadow = _still_in_shadow(shadow, promoted)
+        elif promoted.alias == "shadow":
+            shadow = taken
         else:
             challenger = taken
+        trades = self._shadow_trades if shadow is self._shadow else {}
 
         def keep() -> None:
-            self._champions, self._challenger = champions, challenger
+            self._champions, self._challenger, self._shadow = champions, challenger, shadow
+            self._shadow_trades = trades
 
         unit.after_commit(keep)
 
@@ -159,6 +175,7 @@ class Signals:
 
     async def decide(self, computed: FeaturesComputed, unit: UnitOfWork) -> None:
         """Decide, record and publish the signals of a close."""
+        shadow_trades = await self._decide_in_shadow(computed, unit)
         in_force = [
             champion
             for champion in self._champions
@@ -183,9 +200,40 @@ class Signals:
 
         def keep() -> None:
             self._trades = trades
+            self._shadow_trades = shadow_trades
             self._last_closes_at_ms = last_closes_at_ms
 
         unit.after_commit(keep)
+
+    async def _decide_in_shadow(
+        self, computed: FeaturesComputed, unit: UnitOfWork
+    ) -> Mapping[tuple[str, str], PairTrade]:
+        """Record what the shadow would have decided; return what it remembers."""
+        shadow = self._shadow
+        if (
+            shadow is None
+            or shadow.model is None
+            or shadow.promoted.closes_at_ms >= computed.closes_at_ms
+        ):
+            return self._shadow_trades
+        connection = unit.connection  # asked for before anything is computed
+        try:
+            raised, trades = decide_signals(
+                self._shadow_trades,
+                computed,
+                self._settings.signals.model_copy(update={"signals_from": "model"}),
+                self._settings.features.spread_space,
+                shadow.model,
+                self._last_closes_at_ms,
+            )
+        except (ContractError, DataError) as error:
+            # What has no effect may stop nothing: the close is not counted for the shadow.
+            logger.error("shadow cannot decide", sha256=shadow.model.sha256, error=str(error))
+            return self._shadow_trades
+        await store.save_shadow(
+            connection, shadow.model.sha256, raised, len(computed.rows), trades, unit.lineage
+        )
+        return trades
 
     async def adopt(self, raised: SignalsRaised, unit: UnitOfWork) -> None:
         """Take in signals that somebody published by hand; the rule's own trades stay."""
@@ -193,8 +241,8 @@ class Signals:
         unit.publish("signals.raised", raised)
 
 
-Promotions = tuple[list[Promotion], Promotion | None]
-"""Champions in order of their closes, and the newest challenger."""
+Promotions = tuple[list[Promotion], Promotion | None, Promotion | None]
+"""Champions in order of their closes, the newest challenger and the shadow."""
 
 
 Load = Callable[[AsyncConnection, ModelPromoted], Awaitable[Promotion]]
@@ -205,7 +253,28 @@ async def _load_promotions(connection: AsyncConnection, load: Load) -> Promotion
     champions = [await load(connection, p) for p in promotions if p.alias == "champion"]
     challengers = [p for p in promotions if p.alias == "challenger"]
     challenger = await load(connection, challengers[-1]) if challengers else None
-    return _by_close(champions), challenger
+    in_shadow: ModelPromoted | None = None
+    for promoted in promotions:
+        if promoted.alias == "shadow":
+            in_shadow = promoted
+        elif promoted.alias == "champion" and in_shadow and promoted.sha256 == in_shadow.sha256:
+            in_shadow = None
+    shadow = await load(connection, in_shadow) if in_shadow else None
+    return _by_close(champions), challenger, shadow
+
+
+def _still_in_shadow(shadow: Promotion | None, crowned: ModelPromoted) -> Promotion | None:
+    """Return the shadow, unless it is what became champion."""
+    return None if shadow and shadow.promoted.sha256 == crowned.sha256 else shadow
+
+
+async def _shadow_trades(
+    connection: AsyncConnection, shadow: Promotion | None
+) -> Mapping[tuple[str, str], PairTrade]:
+    promoted = None if shadow is None else shadow.promoted
+    if promoted is None or promoted.sha256 is None:
+        return {}
+    return await store.load_shadow_trades(connection, promoted.sha256, promoted.closes_at)
 
 
 def _by_close(champions: Sequence[Promotion]) -> list[Promotion]:
@@ -235,7 +304,7 @@ async def _load(connection: AsyncConnection, promoted: ModelPromoted) -> Promoti
             f"model {promoted.sha256} has the hash {actual}: it was changed and is refused; "
             "restore it from a backup and POST /reload-model, or promote another one"
         )
-    return Promotion(promoted, LogisticModel.from_json_bytes(document))
+    return Promotion(promoted, model_from_bytes(document))
 
 
 async def _load_or_refuse(connection: AsyncConnection, promoted: ModelPromoted) -> Promotion:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
+import orjson
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import instant_of_ms, ms_of_instant
 from shared.database.engine import Insertion, PairDeletion, Write
 from shared.database.filters import of_pair, within
-from shared.database.tables import models, pair_trades, signals
+from shared.database.tables import models, pair_trades, shadow_closes, signals
 from shared.events.signals import SignalsRaised
 from shared.events.trainer import ModelPromoted
 from shared.sleeves.pairs.rules import PairTrade
@@ -56,6 +58,60 @@ def signal_rows(raised: SignalsRaised, lineage: Mapping[str, str]) -> Insertion:
     """Return the rows that record the signals of a close."""
     rows = [vars(signal) for signal in raised.signals]
     return Insertion(signals, rows, common={"closes_at": raised.closes_at, **lineage})
+
+
+_SAVE_SHADOW = text(
+    """
+    INSERT INTO shadow_closes (sha256, closes_at, n_rows, signals, trades, source_uri,
+                               transform_id)
+    VALUES (:sha256, :closes_at, :n_rows, CAST(:signals AS jsonb), CAST(:trades AS jsonb),
+            :source_uri, :transform_id)
+    ON CONFLICT (sha256, closes_at) DO UPDATE
+    SET n_rows = shadow_closes.n_rows + excluded.n_rows,
+        signals = shadow_closes.signals || excluded.signals, trades = excluded.trades
+    """
+)
+
+
+async def save_shadow(
+    connection: AsyncConnection,
+    sha256: str,
+    raised: SignalsRaised,
+    n_rows: int,
+    trades: Trades,
+    lineage: Mapping[str, str],
+) -> None:
+    """Record what a shadow would have decided at a close, and what it remembers after it.
+
+    More features of the same close, from a symbol whose bar came late, add to its row.
+    """
+    await connection.execute(
+        _SAVE_SHADOW,
+        {
+            "sha256": sha256,
+            "closes_at": raised.closes_at,
+            "n_rows": n_rows,
+            "signals": orjson.dumps(
+                [signal.model_dump(mode="json") for signal in raised.signals]
+            ).decode(),
+            "trades": orjson.dumps([asdict(trade) for trade in trades.values()]).decode(),
+            **lineage,
+        },
+    )
+
+
+async def load_shadow_trades(
+    connection: AsyncConnection, sha256: str, after: datetime
+) -> dict[tuple[str, str], PairTrade]:
+    """Return what a shadow remembers, of those closes only that came after it became one."""
+    newest = await connection.execute(
+        select(shadow_closes.c.trades)
+        .where(shadow_closes.c.sha256 == sha256, shadow_closes.c.closes_at > after)
+        .order_by(shadow_closes.c.closes_at.desc())
+        .limit(1)
+    )
+    trades = [PairTrade(**fields) for fields in newest.scalar_one_or_none() or ()]
+    return {(trade.y, trade.x): trade for trade in trades}
 
 
 async def consumed_promotions(connection: AsyncConnection) -> Sequence[ModelPromoted]:

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from services.trainer import store
+from services.trainer.domain import Stage
 from services.trainer.handlers import Promoted, Trained, Trainer
 from shared.access.guard import CONTROL, READ, TRADE, Operator
 from shared.database.engine import snapshot
@@ -18,38 +19,99 @@ from shared.settings import Settings
 
 
 class PromotionRequest(Reasoned):
-    """Which model becomes champion, and why its gates are overridden.
+    """Which model rises, how far, and why.
 
     Attributes
     ----------
     sha256
-        The model; the newest challenger when left out.
+        The model; when left out the challenger, or the shadow if there is no challenger.
+    to
+        `shadow` decides beside the champion without effect; `champion` decides.
+    override
+        Promote it also where a gate is failed or missing; `false` refuses then and names them.
     """
 
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    to: Literal["shadow", "champion"] = "champion"
+    override: bool = True
 
 
-class AliasGiven(BaseModel):
-    """When and why a model was given an alias."""
+class Gate(BaseModel):
+    """One gate as it was judged; what has no value is missing and passes nothing."""
 
-    alias: Literal["challenger", "champion"]
+    gate: str
+    value: float | None
+    comparison: Literal[">=", "<=", ">"]
+    threshold: float
+    verdict: Literal["passed", "failed", "missing"]
+
+
+class StageGiven(BaseModel):
+    """When and why a model was given a stage."""
+
+    alias: Stage
     from_: datetime = Field(alias="from")
     override: bool
     rollback: bool
     reason: str | None
     decided_by: str
+    gates_passed: bool
+    gates: list[Gate]
 
 
 class RecordedModel(BaseModel):
-    """A model and the aliases it was given, oldest first."""
+    """A model and the stages it was given, oldest first.
+
+    Attributes
+    ----------
+    family
+        Empty where it is a logistic regression from before there were families.
+    stage
+        The one it is at.
+    n_shadow_closes
+        Trade closes it has decided at without effect.
+    """
 
     name: str
+    family: str | None
+    stage: Stage | None
+    n_shadow_closes: int
     model_version: int
     sha256: str
     trained_at_close: datetime
     metrics: dict[str, Any]
     mlflow_run_id: str
-    promotions: list[AliasGiven]
+    promotions: list[StageGiven]
+
+
+class FeatureMoved(BaseModel):
+    """How far a feature has moved: PSI, Kullback-Leibler, Kolmogorov-Smirnov."""
+
+    name: str
+    stability_index: float
+    divergence: float
+    ks_statistic: float
+    ks_p_value: float
+
+
+class DriftCheck(BaseModel):
+    """A check of the champion against its training.
+
+    Attributes
+    ----------
+    calibration_gap
+        Mean forecast less share of outcomes; empty without an outcome.
+    action
+        What a tripped wire did beside this row.
+    """
+
+    sha256: str
+    closes_at: datetime
+    features: list[FeatureMoved]
+    calibration_gap: float | None
+    is_tripped: bool
+    action: Literal["none", "record", "retrain", "rollback"]
+    reasons: list[str]
 
 
 class TrainingSet(BaseModel):
@@ -93,23 +155,26 @@ def trainer_routes(settings: Settings, trainer: Trainer) -> APIRouter:
         responses=refusals(409),
     )
     async def train(runtime: ServedBy) -> Trained:
-        """Train a challenger and answer when it is recorded; it may take minutes.
+        """Train every family and answer when the models are recorded; it may take minutes.
 
-        The same rows give the same model, which is then recorded only once.
+        The best becomes challenger, and goes into the shadow if it passed the backtest's gates.
+        The same rows give the same models, which are then recorded only once.
         """
         return await runtime.do("train", trainer.train_on_request)
 
     @router.post(
         "/promote",
         dependencies=[TRADE],
-        summary="Make a model champion (an override)",
+        summary="Make a model champion or shadow, by its gates or by override",
         responses=refusals(409),
     )
     async def promote(runtime: ServedBy, body: PromotionRequest, operator: Operator) -> Promoted:
-        """Let a model decide from the next close on although it has passed no gates."""
+        """Let a model decide, or decide in the shadow, from the next close on."""
         return await runtime.do(
             "promote",
-            lambda unit: trainer.promote(unit, body.sha256, body.reason, operator),
+            lambda unit: trainer.promote(
+                unit, body.sha256, body.reason, operator, to=body.to, is_override=body.override
+            ),
         )
 
     @router.post(
@@ -128,12 +193,19 @@ def trainer_routes(settings: Settings, trainer: Trainer) -> APIRouter:
             "rollback", lambda unit: trainer.roll_back(unit, body.reason, operator)
         )
 
-    @router.get("/models", dependencies=[READ], summary="Models and their aliases, newest first")
+    @router.get("/models", dependencies=[READ], summary="Models and their stages, newest first")
     async def models(runtime: ServedBy, limit: Limit = 100) -> list[RecordedModel]:
-        """Return models with every alias they were given."""
+        """Return models with every stage they were given, and the gates behind it."""
         async with snapshot(runtime.engine) as connection:
             rows = await store.list_models(connection, limit)
         return [RecordedModel.model_validate(dict(row._mapping)) for row in rows]
+
+    @router.get("/drift", dependencies=[READ], summary="Checks of drift, newest first")
+    async def drift(runtime: ServedBy, limit: Limit = 100) -> list[DriftCheck]:
+        """Return what was measured of champions, and what tripped."""
+        async with snapshot(runtime.engine) as connection:
+            rows = await store.list_drift(connection, limit)
+        return [DriftCheck.model_validate(dict(row._mapping)) for row in rows]
 
     @router.get(
         "/runs",

@@ -1,15 +1,17 @@
 """Trainer: datasets, models and promotions.
 
 Consumes
-    `features.computed`: event time, and the occasion of scheduled trainings.
+    `features.computed`: event time, and the occasion of scheduled trainings and of judging
+    the shadow.
 Publishes
-    `models.promoted`: a model became challenger, or an operator made it champion or rolled
-    back to the champion before.
+    `models.promoted`: a model became challenger, shadow or champion, left the shadow, or the
+    champion before came back.
 Owns
-    `datasets`, `models`, `promotions`; the MLflow registry.
+    `datasets`, `models`, `model_evidence`, `promotions`, `trials`, `drift_checks`; the MLflow
+    registry; `registry.json` and `production_map.json`.
 Serves
-    `POST /train`, `/promote`, `/rollback`; `GET /models`, `/runs`; the routes every service
-    has.
+    `POST /train`, `/promote`, `/rollback`; `GET /models`, `/runs`, `/drift`; the routes every
+    service has.
 """
 
 from __future__ import annotations

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.trainer.domain import ChampionChange
+from services.trainer.domain import ChampionChange, Stage
+from services.trainer.watch import DriftFound
 from shared.bus import log
 from shared.clock import instant_of_ms, ms_of_instant
 from shared.database.engine import insert_rows
 from shared.database.filters import within
-from shared.database.tables import datasets, feature_sets, features, models, promotions
+from shared.database.tables import (
+    bars,
+    datasets,
+    drift_checks,
+    event_log,
+    feature_sets,
+    features,
+    model_evidence,
+    models,
+    promotions,
+    shadow_closes,
+    signals,
+    trials,
+)
+from shared.events.screener import PairsScreened
+from shared.quant.bars import RawBars
+from shared.quant.gates import BacktestEvidence, GateResult, ShadowEvidence
+from shared.quant.trials import Outcome, Trial, TrialLedger
 from shared.sleeves.pairs.dataset import Dataset, PairRows
-from shared.sleeves.pairs.model import LogisticModel
+from shared.sleeves.pairs.labels import LabelSettings
+from shared.sleeves.pairs.stored_model import StoredModel
 
 
 async def load_progress(connection: AsyncConnection) -> tuple[int | None, int, bool]:
@@ -103,40 +125,51 @@ async def pairs_seen(
     return [(row.y, row.x) for row in rows]
 
 
-async def insert_model(
+async def insert_dataset(
     connection: AsyncConnection,
     dataset: Dataset,
-    model: LogisticModel,
     name: str,
-    version: int,
-    run_id: str,
-    metrics: Mapping[str, Any],
+    label: LabelSettings,
+    period_ms: tuple[int, int],
     lineage: Mapping[str, str],
     *,
     is_in_sample: bool,
 ) -> None:
-    """Record a dataset and the model trained on it; the same bytes are the same model."""
+    """Record what models were trained on; the same rows are the same dataset."""
     row = {
         "dataset_id": dataset.dataset_id,
         "name": name,
-        "from_closes_at": instant_of_ms(max(0, model.trained_from_ms)),
-        "to_closes_at": instant_of_ms(model.trained_to_ms),
+        "from_closes_at": instant_of_ms(max(0, period_ms[0])),
+        "to_closes_at": instant_of_ms(period_ms[1]),
         "n_rows": len(dataset.labels),
         "n_positive": int(dataset.labels.sum()),
         "manifest": {
             "feature_names": list(dataset.feature_names),
-            "label": model.label.model_dump(),
+            "label": label.model_dump(),
             "in_sample": is_in_sample,
         },
         **lineage,
     }
     await insert_rows(connection, datasets, [row])
+
+
+async def insert_model(
+    connection: AsyncConnection,
+    dataset_id: str,
+    model: StoredModel,
+    name: str,
+    version: int,
+    run_id: str,
+    metrics: Mapping[str, Any],
+    lineage: Mapping[str, str],
+) -> None:
+    """Record a model; the same bytes are the same model."""
     known = {
         "sha256": model.sha256,
         "name": name,
         "model_version": version,
         "document": model.to_json_bytes(),
-        "dataset_id": dataset.dataset_id,
+        "dataset_id": dataset_id,
         "trained_at_close": instant_of_ms(model.trained_to_ms),
         "metrics": dict(metrics),
         "mlflow_run_id": run_id,
@@ -145,73 +178,359 @@ async def insert_model(
     await insert_rows(connection, models, [known])
 
 
+async def load_ledger(connection: AsyncConnection) -> TrialLedger:
+    """Return every trial ever recorded, the oldest first."""
+    rows = await connection.execute(select(trials).order_by(trials.c.made))
+    return TrialLedger(
+        Trial(row.subject, row.parameters, row.dataset_id, Outcome(row.loss, row.sharpe_ratio))
+        for row in rows
+    )
+
+
+async def save_ledger(
+    connection: AsyncConnection, ledger: TrialLedger, lineage: Mapping[str, str]
+) -> None:
+    """Record the trials of a ledger; those recorded already stay as they are."""
+    rows = [
+        {
+            "trial_id": trial.trial_id,
+            "subject": trial.subject,
+            "parameters": dict(trial.parameters),
+            "dataset_id": trial.dataset_id,
+            "loss": trial.outcome.loss,
+            "sharpe_ratio": trial.outcome.sharpe_ratio,
+            **lineage,
+        }
+        for trial in ledger.trials
+    ]
+    await insert_rows(connection, trials, rows)
+
+
+async def save_evidence(
+    connection: AsyncConnection,
+    sha256: str,
+    measured_to_ms: int,
+    evidence: BacktestEvidence,
+    lineage: Mapping[str, str],
+) -> None:
+    """Record what the backtest of a training showed of the recipe of a model."""
+    row = {
+        "sha256": sha256,
+        "measured_to": instant_of_ms(measured_to_ms),
+        "evidence": evidence_document(evidence),
+        **lineage,
+    }
+    await insert_rows(connection, model_evidence, [row])
+
+
+async def load_evidence(connection: AsyncConnection, sha256: str) -> BacktestEvidence | None:
+    """Return what the backtest showed of a model, None where none was made."""
+    row = await connection.execute(
+        select(model_evidence.c.evidence).where(model_evidence.c.sha256 == sha256)
+    )
+    found = row.scalar_one_or_none()
+    return None if found is None else TypeAdapter(BacktestEvidence).validate_python(found)
+
+
+def evidence_document(evidence: BacktestEvidence) -> dict[str, Any]:
+    """Return evidence as JSON, in which what is not finite is a text: JSON has no such number."""
+
+    def spelled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: spelled(each) for name, each in value.items()}
+        if isinstance(value, float) and not math.isfinite(value):
+            return repr(value)
+        return value
+
+    found: dict[str, Any] = spelled(asdict(evidence))
+    return found
+
+
 async def insert_promotion(
     connection: AsyncConnection,
     *,
     name: str,
-    alias: str,
+    stage: Stage,
     sha256: str | None,
     from_ms: int,
-    cv_roc_auc: float | None,
-    override_reason: str | None,
     decided_by: str,
     lineage: Mapping[str, str],
+    reason: str,
+    gates: Sequence[GateResult] = (),
+    gates_passed: bool = False,
+    evidence: BacktestEvidence | None = None,
+    shadow: ShadowEvidence | None = None,
+    shadow_days: int | None = None,
+    cv_roc_auc: float | None = None,
+    is_override: bool = False,
     is_rollback: bool = False,
 ) -> None:
-    """Record who gave a model an alias, from which close, and on what evidence."""
-    statement = insert(promotions).values(
-        name=name,
-        alias=alias,
-        sha256=sha256,
-        from_closes_at=instant_of_ms(from_ms),
-        mode="paper",
-        cv_roc_auc=cv_roc_auc,
-        gates_passed=False,
-        is_override=override_reason is not None,
-        is_rollback=is_rollback,
-        override_reason=override_reason,
-        decided_by=decided_by,
+    """Record who gave a model a stage, from which close, and on what evidence."""
+    row: dict[str, Any] = {
+        "name": name,
+        "alias": stage,
+        "sha256": sha256,
+        "from_closes_at": instant_of_ms(from_ms),
+        "mode": "paper",
+        "cv_roc_auc": cv_roc_auc,
+        "gates_passed": gates_passed,
+        "is_override": is_override,
+        "is_rollback": is_rollback,
+        "override_reason": reason if is_override else None,
+        "reason": reason,
+        "decided_by": decided_by,
+        "gates": [asdict(gate) for gate in gates],
+        "shadow_days": shadow_days if shadow is not None else None,
         **lineage,
+    }
+    if evidence is not None:
+        row |= {
+            "sharpe_net": evidence.performance.sharpe_ratio,
+            "max_drawdown": evidence.performance.max_drawdown,
+            "deflated_sharpe": evidence.deflated_sharpe,
+            "backtest_overfitting_probability": evidence.overfitting_probability,
+            "n_trials": evidence.n_trials,
+        }
+    await connection.execute(insert(promotions).values(**row))
+
+
+@dataclass(frozen=True, slots=True)
+class StagedModel:
+    """A recorded model and the stage it is at.
+
+    Attributes
+    ----------
+    stage
+        None of one that was recorded before there were stages.
+    since
+        The close after which it has the stage.
+    """
+
+    name: str
+    sha256: str
+    version: int
+    trained_at_ms: int
+    stage: Stage | None
+    since_ms: int
+
+
+_STAGED = """
+    SELECT models.name, models.sha256, model_version, trained_at_close, alias, from_closes_at
+    FROM models LEFT JOIN LATERAL (
+        SELECT alias, from_closes_at FROM promotions WHERE promotions.sha256 = models.sha256
+        ORDER BY promotion_id DESC LIMIT 1
+    ) AS newest ON true
+"""
+
+
+async def model_at(connection: AsyncConnection, stage: Stage) -> StagedModel | None:
+    """Return the newest model at a stage."""
+    rows = await connection.execute(
+        text(f"{_STAGED} WHERE alias = :stage ORDER BY from_closes_at DESC LIMIT 1"),
+        {"stage": stage},
     )
-    await connection.execute(statement.on_conflict_do_nothing())
+    return _staged(rows.one_or_none())
 
 
-async def champions(connection: AsyncConnection, name: str) -> list[ChampionChange]:
+async def find_model(connection: AsyncConnection, sha256: str) -> StagedModel | None:
+    """Return a model and its stage."""
+    rows = await connection.execute(
+        text(f"{_STAGED} WHERE models.sha256 = :sha256"),
+        {"sha256": sha256},
+    )
+    return _staged(rows.one_or_none())
+
+
+def _staged(row: Any | None) -> StagedModel | None:
+    if row is None:
+        return None
+    return StagedModel(
+        row.name,
+        row.sha256,
+        row.model_version,
+        ms_of_instant(row.trained_at_close),
+        row.alias,
+        0 if row.from_closes_at is None else ms_of_instant(row.from_closes_at),
+    )
+
+
+async def champions(connection: AsyncConnection) -> list[ChampionChange]:
     """Return every change of the champion, oldest first."""
     rows = await connection.execute(
         select(promotions.c.sha256, promotions.c.is_rollback)
-        .where(promotions.c.name == name)
         .where(promotions.c.alias == "champion")
         .order_by(promotions.c.promotion_id)
     )
     return [ChampionChange(row.sha256, row.is_rollback) for row in rows]
 
 
-async def find_model(
-    connection: AsyncConnection, name: str, sha256: str | None
-) -> tuple[str, int] | None:
-    """Return hash and version of a model, or of the newest one."""
-    query = select(models.c.sha256, models.c.model_version).where(models.c.name == name)
-    if sha256 is not None:
-        query = query.where(models.c.sha256 == sha256)
-    row = (
-        await connection.execute(query.order_by(models.c.model_version.desc()).limit(1))
-    ).one_or_none()
-    return None if row is None else (row.sha256, row.model_version)
+async def model_document(connection: AsyncConnection, sha256: str) -> bytes:
+    """Return the bytes of a recorded model."""
+    found = await connection.execute(select(models.c.document).where(models.c.sha256 == sha256))
+    document: bytes = found.scalar_one()
+    return document
+
+
+async def save_drift(
+    connection: AsyncConnection,
+    sha256: str,
+    close_ms: int,
+    found: DriftFound,
+    action: str,
+    lineage: Mapping[str, str],
+) -> None:
+    """Record a check of drift, and what a tripped wire did."""
+    row = {
+        "sha256": sha256,
+        "closes_at": instant_of_ms(close_ms),
+        "features": [asdict(feature) for feature in found.features],
+        "calibration_gap": found.calibration_gap,
+        "is_tripped": bool(found.reasons),
+        "action": action,
+        "reasons": list(found.reasons),
+        **lineage,
+    }
+    await insert_rows(connection, drift_checks, [row])
+
+
+async def list_drift(connection: AsyncConnection, limit: int) -> Sequence[Any]:
+    """Return checks of drift, newest first."""
+    rows = await connection.execute(
+        select(drift_checks)
+        .order_by(drift_checks.c.closes_at.desc(), drift_checks.c.sha256)
+        .limit(limit)
+    )
+    return rows.all()
+
+
+async def count_closes(connection: AsyncConnection, after_ms: int, up_to_ms: int) -> int:
+    """Return how many closes had features after one and up to another."""
+    rows = await connection.execute(
+        select(func.count(features.c.closes_at.distinct()))
+        .where(features.c.closes_at > instant_of_ms(after_ms))
+        .where(features.c.closes_at <= instant_of_ms(up_to_ms))
+    )
+    return rows.scalar_one()
+
+
+async def last_drift_check_ms(connection: AsyncConnection, sha256: str) -> int | None:
+    """Return the close of a model's last check of drift, None before the first."""
+    row = await connection.execute(
+        select(func.max(drift_checks.c.closes_at)).where(drift_checks.c.sha256 == sha256)
+    )
+    last = row.scalar_one_or_none()
+    return None if last is None else ms_of_instant(last)
+
+
+async def count_shadow_closes(
+    connection: AsyncConnection, sha256: str, after_ms: int, before_ms: int
+) -> int:
+    """Return how many closes a model has been the shadow at, between two."""
+    rows = await connection.execute(
+        select(func.count())
+        .select_from(shadow_closes)
+        .where(shadow_closes.c.sha256 == sha256)
+        .where(shadow_closes.c.closes_at > instant_of_ms(after_ms))
+        .where(shadow_closes.c.closes_at < instant_of_ms(before_ms))
+    )
+    return rows.scalar_one()
+
+
+async def shadow_signals(
+    connection: AsyncConnection, sha256: str, after_ms: int, before_ms: int
+) -> list[Mapping[str, Any]]:
+    """Return what a shadow would have decided between two closes, in order."""
+    rows = await connection.execute(
+        select(shadow_closes.c.signals)
+        .where(shadow_closes.c.sha256 == sha256)
+        .where(shadow_closes.c.closes_at > instant_of_ms(after_ms))
+        .where(shadow_closes.c.closes_at < instant_of_ms(before_ms))
+        .where(shadow_closes.c.signals != [])
+        .order_by(shadow_closes.c.closes_at)
+    )
+    return [signal for found in rows.scalars() for signal in found]
+
+
+async def real_signals(
+    connection: AsyncConnection, after_ms: int, before_ms: int
+) -> list[Mapping[str, Any]]:
+    """Return what was decided between two closes, by whoever decided, in order."""
+    rows = await connection.execute(
+        select(
+            signals.c.y,
+            signals.c.x,
+            signals.c.action,
+            signals.c.side,
+            signals.c.hedge_ratio,
+            signals.c.close_y,
+            signals.c.close_x,
+        )
+        .where(signals.c.closes_at > instant_of_ms(after_ms))
+        .where(signals.c.closes_at < instant_of_ms(before_ms))
+        .order_by(signals.c.closes_at, signals.c.action.desc())
+    )
+    return [dict(row._mapping) for row in rows]
+
+
+async def recorded_rosters(
+    connection: AsyncConnection, after_ms: int, up_to_ms: int
+) -> list[PairsScreened]:
+    """Return the rosters of a period, in order of their closes."""
+    rows = await connection.execute(
+        select(event_log.c.payload)
+        .where(event_log.c.topic == "pairs.screened")
+        .where(event_log.c.closes_at > instant_of_ms(max(0, after_ms)))
+        .where(event_log.c.closes_at <= instant_of_ms(up_to_ms))
+        .order_by(event_log.c.seq)
+    )
+    return [PairsScreened.from_bytes(payload.encode()) for payload in rows.scalars()]
+
+
+async def recorded_bars(
+    connection: AsyncConnection,
+    venue: str,
+    timeframe: str,
+    symbols: Collection[str],
+    after_ms: int,
+    up_to_ms: int,
+) -> RawBars:
+    """Return the bars of symbols in a period."""
+    rows = await connection.execute(
+        select(bars)
+        .where(bars.c.venue == venue, bars.c.timeframe == timeframe)
+        .where(bars.c.symbol.in_(sorted(symbols)))
+        .where(bars.c.closes_at > instant_of_ms(max(0, after_ms)))
+        .where(bars.c.closes_at <= instant_of_ms(up_to_ms))
+        .order_by(bars.c.closes_at, bars.c.symbol)
+    )
+    return RawBars.from_rows(
+        venue,
+        timeframe,
+        (
+            (r.symbol, ms_of_instant(r.closes_at), r.open, r.high, r.low, r.close, r.volume)
+            for r in rows
+        ),
+    )
 
 
 async def list_models(connection: AsyncConnection, limit: int) -> Sequence[Any]:
-    """Return models with the aliases they were given, newest first."""
+    """Return models with the stages they were given, the last trained first."""
     rows = await connection.execute(
         text(
             """
             SELECT name, model_version, sha256, trained_at_close, metrics, mlflow_run_id,
+                   convert_from(document, 'UTF8')::jsonb ->> 'family' AS family,
+                   (SELECT alias FROM promotions WHERE promotions.sha256 = models.sha256
+                    ORDER BY promotion_id DESC LIMIT 1) AS stage,
+                   (SELECT count(*) FROM shadow_closes
+                    WHERE shadow_closes.sha256 = models.sha256) AS n_shadow_closes,
                    (SELECT coalesce(json_agg(json_build_object(
                                'alias', alias, 'from', from_closes_at, 'override', is_override,
-                               'rollback', is_rollback, 'reason', override_reason,
-                               'decided_by', decided_by) ORDER BY promotion_id), '[]')
+                               'rollback', is_rollback, 'reason', coalesce(reason, override_reason),
+                               'decided_by', decided_by, 'gates_passed', gates_passed,
+                               'gates', gates) ORDER BY promotion_id), '[]')
                     FROM promotions WHERE promotions.sha256 = models.sha256) AS promotions
-            FROM models ORDER BY model_version DESC, name LIMIT :limit
+            FROM models ORDER BY trained_at_close DESC, model_version DESC, name LIMIT :limit
             """
         ),
         {"limit": limit},

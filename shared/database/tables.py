@@ -32,6 +32,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from shared.quant.gate_settings import ALL_GATES, BACKTEST_GATES
+
 metadata = MetaData(
     naming_convention={
         "pk": "%(table_name)s_pkey",
@@ -55,6 +57,12 @@ def _lineage() -> tuple[Column[Any], ...]:
 
 def _required(name: str, kind: Any) -> Column[Any]:
     return Column(name, kind, nullable=False)
+
+
+def _passed(*gates: str) -> str:
+    """Return the condition that each of these gates is recorded as passed."""
+    elements = ", ".join(f'{{"gate": "{gate}", "verdict": "passed"}}' for gate in gates)
+    return f"gates @> '[{elements}]'::jsonb"
 
 
 def _key(name: str, kind: Any) -> Column[Any]:
@@ -326,15 +334,31 @@ promotions = Table(
     Column("override_reason", Text),
     _required("decided_by", Text),
     *_lineage(),
-    CheckConstraint("alias IN ('challenger', 'champion')", name="alias"),
+    # Every gate as it was judged: gate, value, comparison, threshold, verdict.
+    Column("gates", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("reason", Text),
+    CheckConstraint(
+        "alias IN ('candidate', 'challenger', 'shadow', 'champion', 'retired')", name="alias"
+    ),
     CheckConstraint("mode IN ('paper', 'live')", name="mode"),
     CheckConstraint(
-        "alias <> 'champion' OR gates_passed OR (is_override AND mode = 'paper')", name="gates"
+        "alias NOT IN ('shadow', 'champion') OR gates_passed OR (is_override AND mode = 'paper') "
+        "OR is_rollback",
+        name="gates",
+    ),
+    CheckConstraint(
+        f"NOT gates_passed OR (alias = 'shadow' AND {_passed(*BACKTEST_GATES)}) "
+        f"OR (alias = 'champion' AND {_passed(*ALL_GATES)})",
+        name="evidence",
     ),
     CheckConstraint(
         "NOT is_override OR length(coalesce(override_reason, '')) > 0", name="override"
     ),
-    CheckConstraint("NOT is_rollback OR (alias = 'champion' AND is_override)", name="rollback"),
+    CheckConstraint(
+        "NOT is_rollback OR (alias = 'champion' AND length(coalesce(override_reason, reason, '')) "
+        "> 0)",
+        name="rollback",
+    ),
     CheckConstraint("sha256 IS NOT NULL OR is_rollback", name="model"),
     # A training repeated on the same rows is the same challenger; an operator's decision
     # repeated is another one.
@@ -346,6 +370,43 @@ promotions = Table(
         unique=True,
         postgresql_where=text("alias = 'challenger'"),
     ),
+    Index(None, "sha256", "promotion_id"),
+)
+
+model_evidence = Table(
+    "model_evidence",
+    metadata,
+    Column("sha256", Text, ForeignKey("models.sha256"), primary_key=True),
+    _required("measured_to", Instant),
+    _required("evidence", JSONB),
+    *_lineage(),
+)
+
+trials = Table(
+    "trials",
+    metadata,
+    _key("trial_id", Text),
+    Column("made", BigInteger, Identity(always=True), nullable=False),
+    _required("subject", Text),
+    _required("parameters", JSONB),
+    _required("dataset_id", Text),
+    Column("loss", Double),
+    Column("sharpe_ratio", Double),
+    *_lineage(),
+)
+
+drift_checks = Table(
+    "drift_checks",
+    metadata,
+    Column("sha256", Text, ForeignKey("models.sha256"), primary_key=True),
+    _key("closes_at", Instant),
+    _required("features", JSONB),
+    Column("calibration_gap", Double),
+    _required("is_tripped", Boolean),
+    _required("action", Text),
+    _required("reasons", JSONB),
+    *_lineage(),
+    CheckConstraint("is_tripped = (jsonb_array_length(reasons) > 0)", name="reasons"),
 )
 
 # --- signals ---------------------------------------------------------------------------
@@ -396,6 +457,19 @@ pair_trades = Table(
     _required("cooldown_left", Integer),
     Column("model_sha256", Text),
     CheckConstraint("side IN (-1, 0, 1)", name="side"),
+)
+
+shadow_closes = Table(
+    "shadow_closes",
+    metadata,
+    Column("sha256", Text, ForeignKey("models.sha256"), primary_key=True),
+    _key("closes_at", Instant),
+    _required("n_rows", Integer),
+    # What the shadow would have decided at this close, and what it remembers after it.
+    _required("signals", JSONB),
+    _required("trades", JSONB),
+    *_lineage(),
+    CheckConstraint("n_rows >= 0", name="rows"),
 )
 
 # --- portfolio -------------------------------------------------------------------------

@@ -19,6 +19,9 @@ class ModelPromoted(Event):
 
     Attributes
     ----------
+    alias
+        The champion decides; the shadow decides beside it without effect; the challenger is
+        the best of the last training.
     model_version, sha256
         The model that has the alias now; `None` where a rollback left it without one.
     is_rollback
@@ -26,7 +29,7 @@ class ModelPromoted(Event):
     """
 
     name: str
-    alias: Literal["challenger", "champion"]
+    alias: Literal["challenger", "shadow", "champion"]
     model_version: int | None
     sha256: str | None = Field(pattern=_SHA256)
     override_reason: str | None = None

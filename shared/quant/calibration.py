@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import expit, logit
 
 from shared.errors import DataError
 from shared.quant.typing import Float1D, Int1D
@@ -32,6 +31,8 @@ class PlattCalibration:
 
     def apply(self, probability: Float1D) -> Float1D:
         """Return calibrated probabilities."""
+        from scipy.special import expit
+
         calibrated: Float1D = expit(self.slope * _log_odds(probability) + self.intercept)
         return calibrated
 
@@ -151,5 +152,7 @@ def _isotonic(labels: Int1D, probability: Float1D, weights: Float1D) -> Isotonic
 
 
 def _log_odds(probability: Float1D) -> Float1D:
+    from scipy.special import logit  # a service that calibrates nothing need not pay for it
+
     log_odds: Float1D = logit(np.clip(probability, _EDGE, 1 - _EDGE))
     return log_odds

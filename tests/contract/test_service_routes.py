@@ -22,7 +22,14 @@ EXPECTED = {
     "ingest": {"GET /coverage", "POST /backfill"},
     "screener": {"GET /pairs", "POST /screen"},
     "features": {"GET /features/{pair}"},
-    "trainer": {"POST /train", "POST /promote", "POST /rollback", "GET /models", "GET /runs"},
+    "trainer": {
+        "POST /train",
+        "POST /promote",
+        "POST /rollback",
+        "GET /models",
+        "GET /runs",
+        "GET /drift",
+    },
     "signals": {"GET /signals", "GET /model-info", "POST /reload-model", "POST /predict"},
     "portfolio": {"GET /targets", "GET /positions", "GET /pnl", "GET /limits", "PUT /limits"},
     "executor": {

@@ -11,9 +11,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Table, create_engine, insert, text, update
 from sqlalchemy.exc import IntegrityError
 
+from services.trainer.domain import Stage, may_become
 from shared.database import tables
 from shared.database.migrate import upgrade
 from shared.errors import StoreError
+from shared.quant.gate_settings import ALL_GATES
 
 CLOSE = datetime(2024, 1, 1, tzinfo=UTC)
 LINEAGE = {"source_uri": "test", "transform_id": "test/1"}
@@ -50,16 +52,23 @@ MODEL: dict[str, Any] = {
     "metrics": {},
     "mlflow_run_id": "r",
 }
+PASSED: list[dict[str, Any]] = [
+    {"gate": gate, "value": 1.0, "comparison": ">=", "threshold": 1.0, "verdict": "passed"}
+    for gate in ALL_GATES
+]
 PROMOTION: dict[str, Any] = {
     "name": "pairs",
     "alias": "champion",
     "sha256": SHA256,
     "from_closes_at": CLOSE,
     "mode": "paper",
+    "gates": PASSED,
     "gates_passed": True,
     "is_override": False,
     "decided_by": "test",
 }
+PLAIN: dict[str, Any] = {"gates": [], "gates_passed": False}
+OVERRIDE: dict[str, Any] = {"is_override": True, "override_reason": "to see it trade", **PLAIN}
 POSITION: dict[str, Any] = {
     "position_id": "p",
     "pair": "AAA~BBB",
@@ -228,8 +237,12 @@ def test_a_bar_that_cannot_be_is_refused(
 
 @pytest.fixture
 def registry(connection: Connection) -> Connection:
+    """Return a record in which one model is in the shadow."""
     put(connection, tables.datasets, DATASET)
     put(connection, tables.models, MODEL)
+    for stage in ("candidate", "challenger"):
+        put(connection, tables.promotions, PROMOTION, alias=stage, **PLAIN)
+    put(connection, tables.promotions, PROMOTION, alias="shadow")
     return connection
 
 
@@ -249,13 +262,20 @@ def registry(connection: Connection) -> Connection:
         ({"is_override": True, "override_reason": ""}, "promotions_override_check"),
         ({"is_override": True, "override_reason": None}, "promotions_override_check"),
         ({"mode": "dream"}, "promotions_mode_check"),
-        ({"alias": "king"}, "promotions_alias_check"),
-        ({"sha256": "0" * 64}, "promotions_sha256_fkey"),
+        ({"alias": "king"}, "is shadow and cannot become king"),
+        ({"sha256": "0" * 64}, "is new and cannot become champion"),
+        ({"gates": []}, "promotions_evidence_check"),
+        ({"gates": PASSED[:-1]}, "promotions_evidence_check"),
+        ({"gates": [*PASSED[1:], {**PASSED[0], "verdict": "failed"}]}, "promotions_evidence_check"),
+        ({"gates": [*PASSED[1:], {**PASSED[0], "value": 0.9}]}, "by its own numbers"),
+        ({"gates": [*PASSED[1:], {**PASSED[0], "value": None}]}, "by its own numbers"),
+        ({"alias": "retired"}, "promotions_evidence_check"),
         ({"sha256": None}, "promotions_model_check"),
-        ({"is_rollback": True}, "promotions_rollback_check"),
+        ({"is_rollback": True, "reason": ""}, "promotions_rollback_check"),
         (
             {
-                "alias": "challenger",
+                "alias": "retired",
+                **PLAIN,
                 "is_rollback": True,
                 "is_override": True,
                 "override_reason": "back",
@@ -275,7 +295,7 @@ def test_a_promotion_against_the_rules_is_refused(
     "changes",
     [
         {},
-        {"alias": "challenger", "gates_passed": False},
+        {"alias": "retired", "gates_passed": False},
         {"gates_passed": False, "is_override": True, "override_reason": "to see it trade"},
         {"sha256": None, "is_rollback": True, "is_override": True, "override_reason": "it lost"},
     ],
@@ -286,14 +306,71 @@ def test_a_promotion_within_the_rules_is_taken(
     put(registry, tables.promotions, PROMOTION, **changes)
 
 
-def test_a_challenger_of_one_close_is_recorded_once_and_a_champion_every_time(
-    registry: Connection,
+STAGES: tuple[Stage, ...] = ("candidate", "challenger", "shadow", "champion", "retired")
+PATHS: dict[Stage | None, tuple[Stage, ...]] = {
+    None: (),
+    "candidate": ("candidate",),
+    "challenger": ("candidate", "challenger"),
+    "shadow": ("candidate", "challenger", "shadow"),
+    "champion": ("candidate", "challenger", "shadow", "champion"),
+    "retired": ("candidate", "retired"),
+}
+HOWS: dict[str, dict[str, Any]] = {
+    "gates": {},
+    "override": OVERRIDE,
+    "rollback": {"is_rollback": True, "reason": "it lost"},
+}
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("present", PATHS)
+def test_the_record_takes_exactly_the_steps_that_the_trainer_may_take(
+    connection: Connection, present: Stage | None, how: str
 ) -> None:
-    put(registry, tables.promotions, PROMOTION)
-    put(registry, tables.promotions, PROMOTION)
-    put(registry, tables.promotions, PROMOTION, alias="challenger")
-    with pytest.raises(IntegrityError, match="promotions_challenger_idx"):
-        put(registry, tables.promotions, PROMOTION, alias="challenger")
+    put(connection, tables.datasets, DATASET)
+    put(connection, tables.models, MODEL)
+    for stage in PATHS[present]:
+        is_gated = stage in {"shadow", "champion"}
+        put(connection, tables.promotions, PROMOTION, alias=stage, **({} if is_gated else PLAIN))
+    for stage in STAGES:
+        is_gated = stage in {"shadow", "champion"}
+        row = {**({} if is_gated else PLAIN), **HOWS[how], "alias": stage}
+        is_legal = may_become(
+            present, stage, is_override=how == "override", is_rollback=how == "rollback"
+        )
+        if how == "rollback" and stage != "champion":
+            is_legal = False  # only the champion is rolled back
+        trial = connection.begin_nested()
+        try:
+            put(connection, tables.promotions, PROMOTION, **row)
+            is_taken = True
+        except IntegrityError:
+            is_taken = False
+        trial.rollback()
+        assert is_taken == is_legal, (present, stage, how)
+
+
+@pytest.mark.parametrize("stage", ["challenger", "shadow", "champion"])
+def test_two_models_never_hold_one_stage(registry: Connection, stage: Stage) -> None:
+    other = b"another document"
+    other_sha256 = hashlib.sha256(other).hexdigest()
+    put(registry, tables.models, MODEL, sha256=other_sha256, document=other, model_version=2)
+    put(registry, tables.promotions, PROMOTION, alias="candidate", sha256=other_sha256, **PLAIN)
+    put(registry, tables.promotions, PROMOTION, alias="challenger", sha256=other_sha256, **PLAIN)
+    if stage == "champion":
+        put(registry, tables.promotions, PROMOTION)
+    newcomer = {"sha256": other_sha256, "alias": stage}
+    if stage == "challenger":
+        third = b"a third document"
+        newcomer["sha256"] = hashlib.sha256(third).hexdigest()
+        put(
+            registry, tables.models, MODEL,
+            sha256=newcomer["sha256"], document=third, model_version=3,
+        )  # fmt: skip
+        put(registry, tables.promotions, PROMOTION, **PLAIN, **{**newcomer, "alias": "candidate"})
+    changes = PLAIN if stage == "challenger" else OVERRIDE
+    with pytest.raises(IntegrityError, match=f"is {stage} already"):
+        put(registry, tables.promotions, PROMOTION, **changes, **newcomer)
 
 
 def test_a_model_under_another_documents_name_is_refused(registry: Connection) -> None:

@@ -45,6 +45,7 @@ OVERRIDES = (
     "signals.entry_z=0.8",
     "signals.exit_z=0.1",
     "trainer.min_samples=20",
+    "trainer.families=logistic_regression",
     "trainer.labels.threshold=0.5",
 )
 

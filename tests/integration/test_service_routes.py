@@ -65,6 +65,7 @@ async def record(
         ("MNT_SCREENER__CORRELATION_MIN", "-1"),
         ("MNT_SCREENER__HURST_MAX", "1"),
         ("MNT_TRAINER__MIN_SAMPLES", "20"),
+        ("MNT_TRAINER__FAMILIES", "logistic_regression"),
         ("MNT_SIGNALS__PROBABILITY_THRESHOLD", "0.0"),
     ]
     settings_in_environment(monkeypatch, tmp_path, database_url, redis_url, settings)
@@ -415,7 +416,12 @@ async def _promote_and_roll_back(
     ]
     models = await trainer.get("/models")
     given = [each["alias"] for model in models for each in model["promotions"]]
-    assert sorted(given) == ["challenger"] * 2 + ["champion"] * 3
+    assert sorted(given) == [
+        *["candidate"] * 2,
+        *["challenger"] * 2,
+        *["champion"] * 3,
+        *["retired"] * 4,
+    ]
 
 
 def _champion_in_mlflow(trainer: Served) -> int | None:
@@ -425,7 +431,7 @@ def _champion_in_mlflow(trainer: Served) -> int | None:
     folder = trainer.runtime.settings.home.resolve() / "mlflow"
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     try:
-        return int(client.get_model_version_by_alias("pairs-logistic", "champion").version)
+        return int(client.get_model_version_by_alias("pairs", "champion").version)
     except MlflowException:
         return None
 

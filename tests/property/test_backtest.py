@@ -14,9 +14,13 @@ from shared.backtest.result import BacktestResult
 from shared.book.instrument import instruments_from_bars
 from shared.quant.bar_checks import CheckedBars
 from shared.quant.bars import BarRow, Bars, RawBars
+from shared.quant.model_families import family_named
+from shared.quant.model_validation import fit_calibrated
+from shared.quant.purged_cv import walk_forward_splits
 from shared.sleeves.pairs.labels import LabelSettings
 from shared.sleeves.pairs.model import LogisticModel
 from shared.sleeves.pairs.settings import StrategySettings
+from shared.sleeves.pairs.stored_model import Forecaster, StoredModel
 from shared.venues.market import RecordedMarket
 from tests.staged_backtest import StagedResult, run_stages
 from tests.support import BAR_MS, MIDNIGHT_MS
@@ -102,9 +106,11 @@ def random_settings(rng: np.random.Generator) -> StrategySettings:
     return StrategySettings.model_validate(sections)
 
 
-def random_model(rng: np.random.Generator) -> LogisticModel | None:
+def random_model(rng: np.random.Generator) -> Forecaster | None:
     if rng.random() < 0.3:
         return None
+    if rng.random() < 0.4:
+        return random_forest(rng)
     return LogisticModel(
         feature_names=("half_life_bars", "z_score"),
         mean=(5.0, 0.0),
@@ -115,6 +121,29 @@ def random_model(rng: np.random.Generator) -> LogisticModel | None:
         trained_from_ms=0,
         trained_to_ms=1,
         n_samples=100,
+    )
+
+
+def random_forest(rng: np.random.Generator) -> StoredModel:
+    features = rng.normal(size=(200, 2))
+    labels = (features[:, 1] + rng.normal(size=200) > 0).astype(np.int64)
+    starts = np.arange(200, dtype=np.int64)
+    fitted, _ = fit_calibrated(
+        family_named("random_forest"),
+        features,
+        labels,
+        walk_forward_splits(starts, starts, n_splits=2, gap=0),
+        method="platt",
+        seed=int(rng.integers(100)),
+        parameters={"n_estimators": 5, "max_depth": 3},
+    )
+    return StoredModel.of(
+        fitted,
+        ("half_life_bars", "z_score"),
+        label=LabelSettings(),
+        trained_from_ms=0,
+        trained_to_ms=1,
+        n_samples=200,
     )
 
 

@@ -198,3 +198,14 @@ def test_the_example_lists_every_setting() -> None:
     expected = {f"MNT_{name.replace('.', '__').upper()}" for name in setting_names()}
     assert set(listed) == expected
     assert len(listed) == len(expected)
+
+
+def test_families_are_named_with_commas_in_the_environment_and_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MNT_TRAINER__FAMILIES", "lightgbm,random_forest")
+    assert load_settings().trainer.family_names == ("lightgbm", "random_forest")
+    assert strategy_of(["trainer.families=lightgbm"]).trainer.family_names == ("lightgbm",)
+    for unfit in ("", "lightgbm,lightgbm", "xgboost", "lightgbm, random_forest"):
+        with pytest.raises(SettingsError, match="name each family once"):
+            strategy_of([f"trainer.families={unfit}"])

@@ -201,7 +201,7 @@ class LogisticModel:
         numbers = zip(values, self.mean, self.scale, self.coefficients, strict=True)
         for value, mean, scale, coefficient in numbers:
             score += coefficient * ((value - mean) / scale)
-        return _probability(score)
+        return probability_of_log_odds(score)
 
     def places_in(self, names: Sequence[str]) -> list[int]:
         """Return where the model's features stand among others.
@@ -211,17 +211,35 @@ class LogisticModel:
         ContractError
             If one is missing.
         """
-        place_of = {name: place for place, name in enumerate(names)}
-        missing = [name for name in self.feature_names if name not in place_of]
-        if missing:
-            raise ContractError(
-                f"model {self.sha256[:12]} needs {', '.join(missing)}, which the features "
-                "lack: restore the feature settings it was trained with or train anew"
-            )
-        return [place_of[name] for name in self.feature_names]
+        return places_of(self.feature_names, names, self.sha256)
 
     def _weights(self) -> _Weights:
         return _Weights(self.mean, self.scale, self.coefficients, self.intercept)
+
+
+def places_of(wanted: Sequence[str], names: Sequence[str], sha256: str) -> list[int]:
+    """Return where a model's features stand among others.
+
+    Parameters
+    ----------
+    wanted, sha256
+        The model's features and its identity, which a refusal names.
+    names
+        The features there are.
+
+    Raises
+    ------
+    ContractError
+        If one is missing.
+    """
+    place_of = {name: place for place, name in enumerate(names)}
+    missing = [name for name in wanted if name not in place_of]
+    if missing:
+        raise ContractError(
+            f"model {sha256[:12]} needs {', '.join(missing)}, which the features lack: restore "
+            "the feature settings it was trained with or train anew"
+        )
+    return [place_of[name] for name in wanted]
 
 
 def _probabilities(features: Float2D, weights: _Weights) -> Float1D:
@@ -229,10 +247,17 @@ def _probabilities(features: Float2D, weights: _Weights) -> Float1D:
     numbers = zip(weights.mean, weights.scale, weights.coefficients, strict=True)
     for column, (mean, scale, coefficient) in enumerate(numbers):
         score += coefficient * ((features[:, column] - mean) / scale)
-    return np.array([_probability(one) for one in score.tolist()], dtype=np.float64)
+    return np.array([probability_of_log_odds(one) for one in score.tolist()], dtype=np.float64)
 
 
-def _probability(score: float) -> float:
+def probability_of_log_odds(score: float) -> float:
+    """Return 1 / (1 + exp(-score)), without overflow.
+
+    Raises
+    ------
+    DataError
+        If the score is NaN.
+    """
     # One scalar function for one row and for many: vectorised exponentials may differ from it
     # in the last bit.
     if math.isnan(score):

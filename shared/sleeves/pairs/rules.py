@@ -19,7 +19,7 @@ from shared.events.features import FeatureRow, FeaturesComputed
 from shared.events.signals import Mark, Signal, SignalsRaised
 from shared.quant.compiled import compiled, interpreted
 from shared.sleeves.pairs.features import held_z
-from shared.sleeves.pairs.model import LogisticModel
+from shared.sleeves.pairs.stored_model import Forecaster
 
 SLEEVE = "pairs"
 
@@ -165,7 +165,7 @@ def decide_signals(
     computed: FeaturesComputed,
     settings: SignalSettings,
     spread_space: Literal["log", "price"],
-    champion: LogisticModel | None,
+    champion: Forecaster | None,
     last_closes_at_ms: int | None,
 ) -> tuple[SignalsRaised, dict[tuple[str, str], PairTrade]]:
     """Decide the signals of one close.
@@ -238,7 +238,7 @@ def _consider(
     position: Mapping[str, int],
     settings: SignalSettings,
     limits: Thresholds,
-    champion: LogisticModel | None,
+    champion: Forecaster | None,
 ) -> tuple[PairTrade | None, Signal | None]:
     """Enter a pair, or leave it alone."""
     z_score, beta = row.values[position["z_score"]], row.values[position["beta"]]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from shared.book.execution import FillTerms
 from shared.book.sizing import SizingSettings
 from shared.quant.bar_checks import BarCheckSettings
+from shared.quant.gate_settings import GateSettings
+from shared.quant.scorers import STORED_FAMILIES
+from shared.sleeves.pairs.drift_settings import DriftSettings
 from shared.sleeves.pairs.features import FeatureSettings
 from shared.sleeves.pairs.labels import LabelSettings
 from shared.sleeves.pairs.rules import SignalSettings
@@ -35,8 +38,22 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
     n_splits, gap_bars
         Folds of the purged time-series cross-validation and the bars kept free between
         training and test.
-    regularisation
-        Inverse strength (C) of the logistic regression's L2 penalty.
+    families
+        Model families that every training fits, with commas between; the best becomes
+        challenger.
+    n_trials
+        Choices of parameters tried for each, its defaults first. All are on the ledger.
+    calibration, seed
+        How probabilities are corrected; of the families' own randomness.
+    evidence_days
+        Days that the backtest of a training looks back on, where so many are recorded.
+    auto_promote
+        Whether a challenger that passed the gates goes into the shadow, and a shadow that
+        passed all of them becomes champion, without a person.
+    gates
+        Thresholds of the gates.
+    drift
+        Tripwires of the champion.
     """
 
     train_every_closes: int = Field(0, ge=0)
@@ -45,8 +62,31 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
     min_samples: int = Field(200, ge=20)
     n_splits: int = Field(5, ge=2)
     gap_bars: int = Field(24, ge=0)
-    regularisation: float = Field(1.0, gt=0)
+    families: str = "logistic_regression,random_forest,lightgbm"
+    n_trials: int = Field(1, ge=1)
+    calibration: Literal["platt", "isotonic"] = "platt"
+    seed: int = Field(0, ge=0)
+    evidence_days: int = Field(120, gt=0)
+    auto_promote: bool = True
+    gates: GateSettings = GateSettings()
+    drift: DriftSettings = DriftSettings()
     labels: LabelSettings = LabelSettings()
+
+    @field_validator("families")
+    @classmethod
+    def _families_can_be_traded(cls, value: str) -> str:
+        names = value.split(",")
+        if set(names) - set(STORED_FAMILIES) or len(set(names)) != len(names):
+            raise ValueError(
+                f"{value!r}: name each family once, with commas between, of "
+                f"{', '.join(STORED_FAMILIES)}"
+            )
+        return value
+
+    @property
+    def family_names(self) -> tuple[str, ...]:
+        """The families, one by one."""
+        return tuple(self.families.split(","))
 
 
 class StrategySettings(BaseModel, frozen=True, extra="forbid"):

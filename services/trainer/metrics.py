@@ -1,0 +1,16 @@
+"""What Prometheus sees of the trainer."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+STABILITY_INDEX = Gauge(
+    "mnt_trainer_feature_stability_index_ratio",
+    "Population stability index of the champion's features at the last check",
+    ["feature"],
+)
+CALIBRATION_GAP = Gauge(
+    "mnt_trainer_calibration_gap_ratio",
+    "Mean forecast of the champion less the share of outcomes, at the last check",
+)
+TRIPWIRES = Counter("mnt_trainer_tripwires_total", "Checks of drift that tripped", ["action"])

@@ -1,0 +1,92 @@
+"""How far the champion's features and forecasts have moved since its training. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.quant.drift import FeatureDrift, feature_drift
+from shared.quant.typing import Float2D
+from shared.sleeves.pairs.dataset import Dataset, PairRows
+from shared.sleeves.pairs.drift_settings import DriftSettings
+from shared.sleeves.pairs.stored_model import Forecaster
+
+
+@dataclass(frozen=True, slots=True)
+class DriftFound:
+    """What a check of drift found.
+
+    Attributes
+    ----------
+    features
+        In the order of the model's.
+    calibration_gap
+        Mean forecast less share of outcomes; None without an outcome.
+    reasons
+        Why the wire tripped; empty where it did not.
+    """
+
+    features: tuple[FeatureDrift, ...]
+    calibration_gap: float | None
+    reasons: tuple[str, ...]
+
+
+def watch_champion(
+    model: Forecaster,
+    names: Sequence[str],
+    training: Sequence[PairRows],
+    present: Sequence[PairRows],
+    outcomes: Dataset,
+    settings: DriftSettings,
+) -> DriftFound | None:
+    """Compare the present with what a model was trained on.
+
+    Parameters
+    ----------
+    model
+        The champion.
+    names
+        Columns of the rows.
+    training, present
+        Feature rows of its training period and of late.
+    outcomes
+        The labelled rows of late.
+    settings
+        Bounds.
+
+    Returns
+    -------
+    DriftFound or None
+        None where either side has too few rows to say anything.
+    """
+    places = model.places_in(names)
+    before, now = _pooled(training, places), _pooled(present, places)
+    if min(len(before), len(now)) < settings.fewest_rows:
+        return None
+    features = feature_drift(before, now, model.feature_names)
+    gap = None
+    if len(outcomes.labels):
+        forecast = model.predict_probability(outcomes.features[:, places])
+        gap = float(forecast.mean() - outcomes.labels.mean())
+    reasons = []
+    bound = settings.stability_index_max
+    moved = [drift for drift in features if drift.stability_index > bound]
+    if len(moved) > settings.features_share_max * len(features):
+        worst = max(moved, key=lambda drift: drift.stability_index)
+        reasons.append(
+            f"{len(moved)} of {len(features)} features have a stability index above {bound:g}, "
+            f"{worst.name} {worst.stability_index:.3g}"
+        )
+    if gap is not None and abs(gap) > settings.calibration_gap_max:
+        reasons.append(
+            f"mean forecast less share of outcomes is {gap:+.3f}, beyond "
+            f"{settings.calibration_gap_max:g}"
+        )
+    return DriftFound(features, gap, tuple(reasons))
+
+
+def _pooled(pairs: Sequence[PairRows], places: list[int]) -> Float2D:
+    rows = [rows.features[:, places] for rows in pairs]
+    return np.concatenate(rows) if rows else np.empty((0, len(places)))

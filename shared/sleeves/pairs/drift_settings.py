@@ -1,0 +1,36 @@
+"""When the features or forecasts of the champion count as drifted, and what is done then."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+
+class DriftSettings(BaseModel, frozen=True, extra="forbid"):
+    """Tripwires of the trainer.
+
+    Attributes
+    ----------
+    every_closes
+        Trade closes between checks of the champion; 0 checks never.
+    window_closes
+        Trade closes that count as the present.
+    fewest_rows
+        Feature rows on either side below which nothing is said.
+    stability_index_max, features_share_max
+        Tripped where the population stability index of more than this share of the features
+        exceeds this bound.
+    calibration_gap_max
+        Tripped where mean forecast and share of outcomes differ by more.
+    action
+        What a tripped wire does beside its row: nothing, train anew, or roll back.
+    """
+
+    every_closes: int = Field(288, ge=0)
+    window_closes: int = Field(2016, gt=0)
+    fewest_rows: int = Field(200, ge=10)
+    stability_index_max: float = Field(0.25, gt=0)
+    features_share_max: float = Field(0.5, ge=0, lt=1)
+    calibration_gap_max: float = Field(0.15, gt=0, le=1)
+    action: Literal["record", "retrain", "rollback"] = "record"

@@ -1,0 +1,71 @@
+"""When the champion counts as drifted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from services.trainer.watch import watch_champion
+from shared.quant.calibration import PlattCalibration
+from shared.quant.scorers import LinearScorer
+from shared.sleeves.pairs.dataset import Dataset, PairRows
+from shared.sleeves.pairs.drift_settings import DriftSettings
+from shared.sleeves.pairs.labels import LabelSettings
+from shared.sleeves.pairs.stored_model import StoredModel
+
+NAMES = ("unused", "a", "b", "c")
+MODEL = StoredModel(
+    family="logistic_regression",
+    parameters={},
+    seed=0,
+    feature_names=("a", "b", "c"),
+    scorer=LinearScorer((0.0,) * 3, (1.0,) * 3, (0.0,) * 3, 0.0),
+    calibration=PlattCalibration(1.0, 0.0),
+    label=LabelSettings(),
+    trained_from_ms=0,
+    trained_to_ms=1,
+    n_samples=100,
+)
+SETTINGS = DriftSettings(fewest_rows=100)
+
+
+def rows(n: int, *shift: float, seed: int = 0) -> list[PairRows]:
+    features = np.random.default_rng(seed).normal(size=(n, 4)) + np.array([0.0, *shift])
+    return [PairRows("Y", "X", features, np.ones(n), np.ones(n), np.arange(n, dtype=np.int64))]
+
+
+def outcomes(share: float, n: int = 100) -> Dataset:
+    labels = (np.arange(n) < share * n).astype(np.int64)
+    spans = np.arange(n, dtype=np.int64)
+    return Dataset(NAMES, np.zeros((n, 4)), labels, spans, spans, np.ones(n))
+
+
+@pytest.mark.parametrize(
+    ("shift", "share", "reasons"),
+    [
+        ((0.0, 0.0, 0.0), 0.5, []),
+        ((3.0, 0.0, 0.0), 0.5, []),  # one feature of three is not more than half
+        ((3.0, 0.0, 4.0), 0.5, ["2 of 3 features have a stability index above 0.25, c "]),
+        ((0.0, 0.0, 0.0), 0.2, ["mean forecast less share of outcomes is +0.300, beyond 0.15"]),
+        ((0.0, 0.0, 0.0), 0.8, ["mean forecast less share of outcomes is -0.300, beyond 0.15"]),
+    ],
+)
+def test_a_wire_trips_on_many_moved_features_or_on_wrong_forecasts(
+    shift: tuple[float, ...], share: float, reasons: list[str]
+) -> None:
+    training, present = rows(2000, 0.0, 0.0, 0.0), rows(500, *shift, seed=1)
+    found = watch_champion(MODEL, NAMES, training, present, outcomes(share), SETTINGS)
+    assert found is not None
+    assert len(found.reasons) == len(reasons)
+    for reason, start in zip(found.reasons, reasons, strict=True):
+        assert reason.startswith(start)
+    assert [feature.name for feature in found.features] == ["a", "b", "c"]
+
+
+def test_too_few_rows_say_nothing_and_no_outcome_is_no_gap() -> None:
+    training, present = rows(2000, 0.0, 0.0, 0.0), rows(99, 9.0, 9.0, 9.0)
+    assert watch_champion(MODEL, NAMES, training, present, outcomes(0.5), SETTINGS) is None
+    assert watch_champion(MODEL, NAMES, [], training, outcomes(0.5), SETTINGS) is None
+    found = watch_champion(MODEL, NAMES, training, training, outcomes(0.0, n=0), SETTINGS)
+    assert found is not None
+    assert found.calibration_gap is None
