@@ -51,7 +51,9 @@ Gap = Annotated[int, typer.Option("--gap", min=0, help="Bars between training an
 TrainSize = Annotated[
     int | None, typer.Option("--max-train-size", min=1, help="Bars a training looks back on.")
 ]
-Calibrated = Annotated[str, typer.Option("--calibration", help="platt or isotonic.")]
+Calibrated = Annotated[
+    Literal["platt", "isotonic"], typer.Option("--calibration", help="platt or isotonic.")
+]
 Probability = Annotated[
     float | None, typer.Option("--proba-threshold", help="Smallest probability that enters.")
 ]
@@ -178,19 +180,6 @@ def report(folder: Path) -> None:
     Console().print(f"report: {folder / 'report.html'}", highlight=False)
 
 
-def train(
-    dataset: Path, families: list[str], trials: int, out: Path, home: Path | None
-) -> list[dict[str, Any]]:
-    """Train families on a dataset file, write `candidates.json` and return what it holds."""
-    from cli.cycle.steps import train_offline, write_json
-    from shared.backtest.candidates import FitTerms
-
-    ledger_path = resolve_home(home).path / "trials.jsonl"
-    found = train_offline(dataset, families, FitTerms(), n_trials=trials, ledger_path=ledger_path)
-    write_json(out, found)
-    return found
-
-
 def select(
     folders: Annotated[list[Path], typer.Argument(help="Folders of `mnt cycle`.")],
     out: Annotated[Path, typer.Option("--out", help="JSON file of the registry.")] = Path(
@@ -215,8 +204,7 @@ def select(
         )
     except ValidationError as error:
         raise SettingsError(f"options: {describe_faults(error)}") from error
-    registry = steps.select(folders, rules)
-    steps.write_json(out, registry)
+    registry, is_new = steps.select_to_file(folders, rules, out)
     if as_json:
         sys.stdout.write(orjson.dumps(registry, option=orjson.OPT_INDENT_2).decode() + "\n")
         return
@@ -224,4 +212,5 @@ def select(
     for entry in registry["candidates"]:
         word = "; ".join(entry["refused"]) or "fit for the shadow"
         console.print(f"{entry['candidate'] or 'no candidate'}: {word}", highlight=False)
-    console.print(f"champion: {registry['champion'] or 'none'}, in {out}", highlight=False)
+    note = "" if is_new else " (up to date: nothing done)"
+    console.print(f"champion: {registry['champion'] or 'none'}, in {out}{note}", highlight=False)
