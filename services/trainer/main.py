@@ -8,8 +8,8 @@ Publishes
 Owns
     `datasets`, `models`, `promotions`; the MLflow registry.
 Serves
-    `POST /train`, `/promote`, `/rollback`; `GET /models`, `/runs`; the routes every service
-    has.
+    `POST /train`, `/promote`, `/rollback`, `/cycles/short`, `/cycles/full`; `GET /models`,
+    `/runs`, `/cycles`, `/artifacts`; the routes every service has.
 """
 
 from __future__ import annotations
