@@ -31,6 +31,8 @@ from shared.settings import as_utc, load_settings, strategy_of
 from shared.sleeves.pairs.labels import LabelKind
 
 SINCE = "2025-01-01T00:00:00Z"
+_MOST_SHOWN = 12
+"""Entries of a list that are named one by one; of more only their number is told."""
 VENUE_URL = "https://fapi.binance.com"
 
 RosterFile = Annotated[Path, typer.Option("--roster", help="Roster of `mnt screen` or a cycle.")]
@@ -322,7 +324,9 @@ def _tell(made: tuple[dict[str, Any], bool], out: Path, as_json: bool) -> None:
     note = "" if is_new else " is up to date: made before from the same content, nothing done"
     console.print(f"{out}{note}", highlight=False, markup=False)
     for name, value in manifest["found"].items():
-        console.print(f"  {name.replace('_', ' ')}: {value}", highlight=False, markup=False)
+        is_long = isinstance(value, list | dict) and len(value) > _MOST_SHOWN
+        shown = len(value) if is_long else value
+        console.print(f"  {name.replace('_', ' ')}: {shown}", highlight=False, markup=False)
 
 
 def _show(document: dict[str, Any], as_json: bool) -> None:

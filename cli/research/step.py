@@ -57,10 +57,10 @@ def make_once(
     DataError
         If an input cannot be read or a file cannot be written.
     """
-    known = find_made(step, manifest, inputs, request)
+    made_from = lineage(inputs, {"step": step, **request})
+    known = _made(manifest, made_from["run_id"])
     if known is not None:
         return known, False
-    made_from = lineage(inputs, {"step": step, **request})
     try:
         manifest.parent.mkdir(parents=True, exist_ok=True)
         # A folder that is being written has no manifest: it would vouch for what is not there.
@@ -95,10 +95,14 @@ def find_made(
     step, manifest, inputs, request
         As `make_once`.
     """
+    return _made(manifest, lineage(inputs, {"step": step, **request})["run_id"])
+
+
+def _made(manifest: Path, run_id: str) -> dict[str, Any] | None:
     if not manifest.exists():
         return None
     known = read_json(manifest)
-    if known.get("run_id") != lineage(inputs, {"step": step, **request})["run_id"]:
+    if known.get("run_id") != run_id:
         return None
     is_whole = all(
         (manifest.parent / name).is_file() and sha256_of(manifest.parent / name) == sha256
