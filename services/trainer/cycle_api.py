@@ -10,11 +10,14 @@ from fastapi import Path as PathParameter
 from pydantic import AwareDatetime, BaseModel, Field
 
 from services.trainer.cycles import Artefact, CycleRun, Cycles, Kind
+from services.trainer.store import has_bars
 from shared.access.guard import CONTROL, READ, Operator
 from shared.bus.consumer import UnitOfWork
+from shared.errors import DataError
 from shared.rest import Limit, refusals
 from shared.service import ServedBy
 from shared.settings import Settings, strategy_of
+from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME
 
 _FEWEST_SCREEN_DAYS, _MOST_SCREEN_DAYS = 1, 365
 
@@ -55,7 +58,12 @@ def add_cycle_routes(router: APIRouter, settings: Settings) -> None:
     ) -> CycleRun:
         strategy_of(options.settings)  # refused here rather than in the log of a process
 
-        async def begin(_: UnitOfWork) -> CycleRun:
+        async def begin(unit: UnitOfWork) -> CycleRun:
+            for timeframe in (SCREEN_TIMEFRAME, settings.trade_timeframe):
+                if not await has_bars(unit.connection, settings.venue_name, timeframe):
+                    raise DataError(
+                        f"the record holds no bar of {timeframe}: let the fleet gather bars first"
+                    )
             return await asyncio.to_thread(cycles.start, kind, options.arguments(), operator)
 
         return await runtime.do(f"start a {kind} cycle", begin)

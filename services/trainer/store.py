@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, select, text
+from sqlalchemy import exists, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,9 +17,15 @@ from shared.bus import log
 from shared.clock import instant_of_ms, ms_of_instant
 from shared.database.engine import insert_rows
 from shared.database.filters import within
-from shared.database.tables import datasets, feature_sets, features, models, promotions
+from shared.database.tables import bars, datasets, feature_sets, features, models, promotions
 from shared.sleeves.pairs.dataset import Dataset, PairRows
 from shared.sleeves.pairs.model import LogisticModel
+
+
+async def has_bars(connection: AsyncConnection, venue: str, timeframe: str) -> bool:
+    """Tell whether there is any bar of a venue and timeframe."""
+    some = exists().where(bars.c.venue == venue, bars.c.timeframe == timeframe)
+    return bool((await connection.execute(select(some))).scalar_one())
 
 
 async def load_progress(connection: AsyncConnection) -> tuple[int | None, int, bool]:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.trainer.cycles import CycleRunningError, Cycles
-from tests.serving import serving, settings_in_environment
+from shared.database.tables import bars
+from tests.serving import recording, serving, settings_in_environment
 from tests.support import eventually, eventually_async
 
 # MLflow's own mappers use a SQLAlchemy loader strategy that 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
 )
+
+BAR = {
+    "venue": "binance", "symbol": "AAA/USDT", "open": 2.0, "high": 3.0, "low": 1.0, "close": 2.5,
+    "volume": 1.0,
+}  # fmt: skip
+
+
+def at(n: int) -> datetime:
+    return datetime(2024, 3, 1, tzinfo=UTC) + n * timedelta(hours=1)
+
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +43,12 @@ async def test_a_cycle_runs_beside_the_service_and_is_known_after_its_restart(
             "POST", "/cycles/short", {"settings": ["screener.methods=x"]}
         )
         assert (status, "did you mean screener.method" in fault) == (409, True)
+        status, fault = await trainer.refusal("POST", "/cycles/short", {})
+        assert (status, "holds no bar of 1h" in fault) == (409, True)
+        async with recording(database_url, redis_url) as record:
+            for timeframe in ("1h", "5m"):
+                await record.put(bars, *({**BAR, "closes_at": at(n), "timeframe": timeframe}
+                                         for n in range(3)))  # fmt: skip
         started = await trainer.send(
             "POST", "/cycles/short", {"start": "2024-03-01T00:00:00Z", "settings": []}
         )
@@ -49,9 +67,9 @@ async def test_a_cycle_runs_beside_the_service_and_is_known_after_its_restart(
 
         await eventually_async(has_ended, within_seconds=120)
         (found,) = await trainer.get("/cycles")
-        # There is not one bar in the record: the process says so and ends with 1.
+        # Three bars are no market: the process says so and ends with 1.
         assert (found["state"], found["exit_code"]) == ("failed", 1)
-        assert "holds no bar of 1h" in found["log"]
+        assert "error:" in found["log"]
         assert await trainer.get("/artifacts") == []
         status, fault = await trainer.refusal("GET", "/cycles/none")
         assert (status, "GET /cycles" in fault) == (404, True)
