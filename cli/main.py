@@ -24,6 +24,7 @@ from rich.table import Table
 from cli import check_commands, models
 from cli.cycle import commands as cycle_commands
 from cli.fleet.home import resolve_home
+from cli.research import commands as research_commands
 from shared.clock import ms_of_instant
 from shared.errors import DataError, MntError
 from shared.settings import as_utc
@@ -47,8 +48,19 @@ app.add_typer(check_commands.app, name="check")
 app.command("cycle")(cycle_commands.cycle)
 app.command("report")(cycle_commands.report)
 app.command("select")(cycle_commands.select)
-app.command("models")(models.models)
-app.command("rollback")(models.rollback)
+for _command in (
+    models.models,
+    research_commands.ingest,
+    research_commands.features,
+    research_commands.dataset,
+    research_commands.train,
+    research_commands.promote,
+    research_commands.rollback,
+    research_commands.infer,
+    research_commands.aggregate,
+    research_commands.upload,
+):
+    app.command(_command.__name__)(_command)
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Folder of the fleet's state (MNT_HOME, else .mnt).")
@@ -105,6 +117,8 @@ def _show_report(report: dict[str, Any]) -> Callable[[Console], None]:
         for name, count in report["counts"].items():
             table.add_row(name, f"{count:,}")
         console.print(table)
+        if report.get("in_sample"):
+            console.print("IN SAMPLE: pairs were chosen on bars past the start", style="bold red")
         for name in ("cash_e8", "equity_e8"):
             if report[name] is not None:
                 console.print(f"{name.removesuffix('_e8')}: {report[name] / 1e8:,.2f} USDT")
@@ -244,36 +258,6 @@ def events_tail(
         asyncio.run(show())
 
 
-@app.command()
-def train(
-    offline: Annotated[
-        Path | None,
-        typer.Option("--offline", help="Train on a dataset file of a cycle instead of the fleet."),
-    ] = None,
-    families: Annotated[
-        list[str] | None, typer.Option("--family", help="Offline: model family; once for each.")
-    ] = None,
-    trials: Annotated[
-        int, typer.Option("--trials", min=1, help="Offline: choices of parameters tried.")
-    ] = 1,
-    out: Annotated[
-        Path, typer.Option("--out", help="Offline: JSON file of the candidates.")
-    ] = Path("candidates.json"),
-    as_json: JsonOption = False,
-    home: HomeOption = None,
-) -> None:
-    """Train a challenger on everything up to the last close of the running fleet."""
-    from cli import control
-
-    if offline is not None:
-        chosen = families or ["logistic_regression"]
-        found = cycle_commands.train(offline, chosen, trials, out, home)
-        _emit(found, as_json, lambda console: console.print(found))
-        return
-    trained = asyncio.run(control.post(resolve_home(home), "trainer", "/train"))
-    _emit(trained, as_json, lambda console: console.print(trained))
-
-
 @import_app.command("bars")
 def import_bars(
     files: Annotated[list[Path], typer.Argument(help="Parquet files of bars.")],
@@ -338,24 +322,51 @@ def backtest(
         list[str] | None,
         typer.Option("--sweep", help="Values of a setting to try, as signals.entry_z=1.5,2,2.5."),
     ] = None,
+    roster: Annotated[
+        Path | None, typer.Option("--roster", help="Trade this roster; else screen every close.")
+    ] = None,
+    in_sample: cycle_commands.InSample = False,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Candidates of `mnt train`; the first decides.")
+    ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option("--dataset", help="What the model was trained on.")
+    ] = None,
+    signals_from: Annotated[
+        str, typer.Option("--signals-from", help="model, z, or auto: the model if there is one.")
+    ] = "auto",
+    proba_threshold: cycle_commands.Probability = None,
+    fee: Annotated[
+        float | None, typer.Option("--fee", help="Share of every fill's notional (0.0005).")
+    ] = None,
+    top_k: cycle_commands.TopK = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Trade recorded bars in one process; same digests as a replay."""
-    from cli.backtest import backtest as run_it
-    from cli.backtest import sweep, write_results
+    from cli.backtest import BacktestRequest, backtest_to_folder, sweep
 
     del home  # a backtest keeps no state
     start_ms = None if start is None else ms_of_instant(as_utc(start))
     end_ms = None if end is None else ms_of_instant(as_utc(end))
+    settings = [
+        *(overrides or ()),
+        f"signals.signals_from={signals_from}",
+        *([] if proba_threshold is None else [f"signals.probability_threshold={proba_threshold}"]),
+        *([] if fee is None else [f"execution.fee_ppm={round(fee * 1_000_000)}"]),
+        *([] if top_k is None else [f"portfolio.top_k={top_k}"]),
+    ]
     if grid:
-        runs = sweep(bars, start_ms, end_ms, overrides or (), grid)
+        runs = sweep(bars, start_ms, end_ms, settings, grid)
         _emit(runs, as_json, lambda console: console.print(_sweep_table(runs)))
         return
-    result, report = run_it(bars, start_ms, end_ms, overrides or ())
-    if out is not None:
-        write_results(result, report, out)
+    request = BacktestRequest(
+        tuple(bars), start_ms, end_ms, tuple(settings), roster, in_sample, model, dataset
+    )
+    report, is_new = backtest_to_folder(request, out)
     _emit(report, as_json, _show_report(report))
+    if not is_new:
+        Console(stderr=True).print(f"{out} is up to date: nothing done", highlight=False)
 
 
 @app.command()
@@ -413,11 +424,12 @@ def screen(
     if window_bars is not None:
         settings.append(f"screener.window_bars={window_bars}")
     end_ms = None if end is None else ms_of_instant(as_utc(end))
-    screened = screening.screen(bars, timeframe, end_ms, settings)
-    if out is not None:
-        screening.write_roster(screened.event, out)
-    if tests_out is not None and screened.screen is not None:
-        screening.write_tests(screened.screen, tests_out)
+    found = screening.screen_to_files(bars, timeframe, end_ms, settings, out, tests_out)
+    if found is None:
+        note = {"out": str(out), "is_new": False}
+        _emit(note, as_json, lambda console: console.print(f"{out} is up to date: nothing done"))
+        return
+    screened = found
 
     def show(console: Console) -> None:
         console.print(screened.event.summary)

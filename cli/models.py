@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.control import get, post
+from cli.control import get
 from cli.fleet.home import resolve_home
 
 HomeOption = Annotated[
@@ -29,16 +29,6 @@ def models(
         typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
         return
     Console().print(models_table(found))
-
-
-def rollback(
-    reason: Annotated[str, typer.Option(help="Why; recorded.")],
-    home: HomeOption = None,
-) -> None:
-    """Make the champion before the present one champion again, from the next close on."""
-    answer = asyncio.run(post(resolve_home(home), "trainer", "/rollback", {"reason": reason}))
-    who = answer["sha256"][:12] if answer["sha256"] else "the z rule"
-    typer.echo(f"{who} decides from the first close after {answer['decides_after']}")
 
 
 def models_table(found: list[dict[str, Any]]) -> Table:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cli.research.step import make_once, manifest_beside
 from shared.clock import ms_of_instant, utc_now
 from shared.errors import DataError
 from shared.events.screener import PairsScreened
@@ -48,6 +50,56 @@ def screen(
     if screened is None or screened.screen is None:
         raise DataError("no close was screened: the files hold too few closes")
     return screened
+
+
+def screen_to_files(
+    bars: Sequence[Path],
+    timeframe: str,
+    end_ms: int | None,
+    overrides: Sequence[str],
+    out: Path | None,
+    tests_out: Path | None,
+) -> ScreenedClose | None:
+    """Screen and write the files asked for; None where they were made from the same content.
+
+    Parameters
+    ----------
+    bars, timeframe, end_ms, overrides
+        As `screen`.
+    out, tests_out
+        JSON file of the roster, Parquet file of every test.
+
+    Raises
+    ------
+    DataError
+        As `screen`, or if a file cannot be written.
+    """
+    if out is None:
+        screened = screen(bars, timeframe, end_ms, overrides)
+        if tests_out is not None and screened.screen is not None:
+            write_tests(screened.screen, tests_out)
+        return screened
+    found: list[ScreenedClose] = []
+
+    def make() -> dict[str, Any]:
+        screened = screen(bars, timeframe, end_ms, overrides)
+        write_roster(screened.event, out)
+        found.append(screened)
+        return {
+            "closes_at": screened.event.closes_at.isoformat(),
+            "summary": screened.event.summary,
+        }
+
+    request = {
+        "timeframe": timeframe,
+        "end_ms": end_ms,
+        "settings": strategy_of(overrides).model_dump(mode="json"),
+        "tests": tests_out is not None,
+    }
+    make_once("screen", manifest_beside(out), bars, request, make, lambda: [out])
+    if found and tests_out is not None and found[0].screen is not None:
+        write_tests(found[0].screen, tests_out)
+    return found[0] if found else None
 
 
 def write_roster(event: PairsScreened, path: Path) -> None:

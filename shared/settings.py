@@ -60,6 +60,24 @@ class ReplaySettings(BaseModel, frozen=True, extra="forbid"):
         return None if self.end is None else ms_of_instant(self.end)
 
 
+class ArtefactSettings(BaseModel, frozen=True, extra="forbid"):
+    """Where research keeps its artefacts; keys are never a setting of ours.
+
+    Attributes
+    ----------
+    store
+        A folder, or `s3://bucket/path`.
+    endpoint
+        Address of an S3-compatible store; without it Amazon's.
+    region
+        Of the bucket.
+    """
+
+    store: str = ""
+    endpoint: str = ""
+    region: str = "us-east-1"
+
+
 class Settings(BaseSettings, StrategySettings):
     """What a service is told when it starts.
 
@@ -89,6 +107,8 @@ class Settings(BaseSettings, StrategySettings):
         Tracking store of the model registry.
     limits
         Of the account, below those of the portfolio.
+    artefacts
+        Where research keeps its artefacts.
     market, faults, follow
         The paper venue's market, the faults it injects, and what ingest follows at the venue.
     """
@@ -119,6 +139,7 @@ class Settings(BaseSettings, StrategySettings):
     mode: Literal["paper"] = "paper"
     mlflow_url: str | None = None
     limits: RiskLimits = RiskLimits()
+    artefacts: ArtefactSettings = ArtefactSettings()
     market: MarketSettings = MarketSettings()
     faults: FaultSettings = FaultSettings()
     follow: FollowSettings = FollowSettings()

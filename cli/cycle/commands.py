@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from cli.fleet.home import resolve_home
 from shared.clock import ms_of_instant
-from shared.errors import SettingsError
+from shared.errors import DataError, SettingsError
 from shared.settings import as_utc
 
 Kind = Annotated[
@@ -21,6 +22,10 @@ Kind = Annotated[
 ]
 Bars = Annotated[
     list[Path], typer.Option("--bars", help="Parquet file of bars; give it once per file.")
+]
+RecordedBars = Annotated[
+    list[Path] | None,
+    typer.Option("--bars", help="Parquet file of bars; once per file (those of the record)."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder for artefacts, report and manifest.")]
 Start = Annotated[
@@ -51,7 +56,9 @@ Gap = Annotated[int, typer.Option("--gap", min=0, help="Bars between training an
 TrainSize = Annotated[
     int | None, typer.Option("--max-train-size", min=1, help="Bars a training looks back on.")
 ]
-Calibrated = Annotated[str, typer.Option("--calibration", help="platt or isotonic.")]
+Calibrated = Annotated[
+    Literal["platt", "isotonic"], typer.Option("--calibration", help="platt or isotonic.")
+]
 Probability = Annotated[
     float | None, typer.Option("--proba-threshold", help="Smallest probability that enters.")
 ]
@@ -72,8 +79,8 @@ Home = Annotated[
 
 def cycle(
     kind: Kind,
-    bars: Bars,
     out: Out,
+    bars: RecordedBars = None,
     start: Start = None,
     test_start: TestStart = None,
     end: End = None,
@@ -111,6 +118,7 @@ def _run(**given: Any) -> None:
     from shared.settings import strategy_of
 
     overrides = list(given["overrides"] or ())
+    bars = given["bars"] or _bars_of_record(given["home"], given["out"])
     if given["proba_threshold"] is not None:
         overrides.append(f"signals.probability_threshold={given['proba_threshold']}")
     if given["top_k"] is not None:
@@ -118,7 +126,7 @@ def _run(**given: Any) -> None:
     try:
         request = CycleRequest(
             kind=given["kind"],
-            bars=tuple(given["bars"]),
+            bars=tuple(bars),
             roster=given["roster"],
             start_ms=_ms(given["start"]),
             test_start_ms=_ms(given["test_start"]),
@@ -165,6 +173,25 @@ def _run(**given: Any) -> None:
     console.print(f"report: {out / 'report.html'}{note}", highlight=False)
 
 
+def _bars_of_record(home: Path | None, out: Path) -> list[Path]:
+    """Write the bars of the record beside a folder of artefacts, and return the files."""
+    from cli.export import ExportRequest, export_table
+    from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME, StrategySettings
+
+    files = []
+    for timeframe in (SCREEN_TIMEFRAME, StrategySettings().trade_timeframe):
+        path = out.with_name(f"{out.name}-bars-{timeframe}.parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        request = ExportRequest("bars", path, timeframe=timeframe)
+        if not asyncio.run(export_table(resolve_home(home), request)):
+            raise DataError(
+                f"the record holds no bar of {timeframe}: give files with --bars, or let the fleet "
+                "gather bars first"
+            )
+        files.append(path)
+    return files
+
+
 def _ms(instant: str | None) -> int | None:
     return None if instant is None else ms_of_instant(as_utc(instant))
 
@@ -176,19 +203,6 @@ def report(folder: Path) -> None:
 
     write_report(read_json(folder / "summary.json"), folder)
     Console().print(f"report: {folder / 'report.html'}", highlight=False)
-
-
-def train(
-    dataset: Path, families: list[str], trials: int, out: Path, home: Path | None
-) -> list[dict[str, Any]]:
-    """Train families on a dataset file, write `candidates.json` and return what it holds."""
-    from cli.cycle.steps import train_offline, write_json
-    from shared.backtest.candidates import FitTerms
-
-    ledger_path = resolve_home(home).path / "trials.jsonl"
-    found = train_offline(dataset, families, FitTerms(), n_trials=trials, ledger_path=ledger_path)
-    write_json(out, found)
-    return found
 
 
 def select(
@@ -215,8 +229,7 @@ def select(
         )
     except ValidationError as error:
         raise SettingsError(f"options: {describe_faults(error)}") from error
-    registry = steps.select(folders, rules)
-    steps.write_json(out, registry)
+    registry, is_new = steps.select_to_file(folders, rules, out)
     if as_json:
         sys.stdout.write(orjson.dumps(registry, option=orjson.OPT_INDENT_2).decode() + "\n")
         return
@@ -224,4 +237,5 @@ def select(
     for entry in registry["candidates"]:
         word = "; ".join(entry["refused"]) or "fit for the shadow"
         console.print(f"{entry['candidate'] or 'no candidate'}: {word}", highlight=False)
-    console.print(f"champion: {registry['champion'] or 'none'}, in {out}", highlight=False)
+    note = "" if is_new else " (up to date: nothing done)"
+    console.print(f"champion: {registry['champion'] or 'none'}, in {out}{note}", highlight=False)

@@ -146,7 +146,7 @@ def run_cycle(
     market = _market(request, strategy)
     periods = periods_of(request, strategy, market)
     screens = _screens(request, strategy, market, periods, progress)
-    in_force = _in_force_from(screens, periods.start_ms)
+    in_force = in_force_from(screens, periods.start_ms)
     fitting, validation, training, test = (
         prepare_with(market, strategy, in_force, start_ms=start_ms, end_ms=end_ms)
         for start_ms, end_ms in (
@@ -251,7 +251,7 @@ def _screens(
     return (roster,)
 
 
-def _in_force_from(screens: Sequence[PairsScreened], start_ms: int) -> tuple[PairsScreened, ...]:
+def in_force_from(screens: Sequence[PairsScreened], start_ms: int) -> tuple[PairsScreened, ...]:
     """Return the rosters with the first in force from the start on, however late it was made."""
     first, *others = screens
     if first.closes_at_ms > start_ms:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
-import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import Progress
 
-from cli.backtest import write_results
+from cli.backtest import daily_table, pair_table, write_results
 from cli.cycle.artefacts import is_made, lineage, read_json, write_manifest
 from cli.cycle.document import describe
 from cli.cycle.ledger_file import LedgerFile
@@ -19,7 +17,9 @@ from cli.cycle.pipeline import Z_RULE, Cycle, run_cycle
 from cli.cycle.report import write_report
 from cli.cycle.request import CycleRequest
 from cli.cycle.steps import dataset_table, write_json
+from cli.research.inference import last_marks, latest_orders
 from shared.backtest.result import BacktestResult
+from shared.backtest.track import pair_profits
 from shared.errors import DataError
 from shared.sleeves.pairs.settings import StrategySettings
 
@@ -99,26 +99,22 @@ def _write_artefacts(cycle: Cycle, out: Path) -> None:
     for name, result in results.items():
         digests = result.tally.digests(result.prepared.bars_digest)
         report = {"counts": result.tally.counts(), "digests": digests}
-        write_results(result, report, out / "backtest" / name.replace(" ", "_"))
-    pq.write_table(_daily_table(cycle), out / "daily.parquet")
-
-
-def _daily_table(cycle: Cycle) -> pa.Table:
+        folder = out / "backtest" / name.replace(" ", "_")
+        write_results(result, report, folder, cycle.strategy.portfolio.capital_e8)
     tracks = {column.candidate.name: column.track for column in cycle.columns}
-    tracks[Z_RULE] = cycle.z_track
-    instants = pa.array(cycle.z_track.day_ms).cast(pa.timestamp("ms", tz="UTC"))
-    parts = [
-        pa.table(
-            {
-                "day": instants,
-                "column": [name] * len(instants),
-                "equity": track.equity[1:],
-                "return": np.asarray(track.returns),
-                "gross": track.gross,
-                "net": track.net,
-                "traded": track.traded,
-            }
-        )
-        for name, track in tracks.items()
-    ]
-    return pa.concat_tables(parts)
+    pq.write_table(daily_table({**tracks, Z_RULE: cycle.z_track}), out / "daily.parquet")
+    shown = cycle.z_rule if cycle.selected is None else cycle.selected.result
+    pq.write_table(pair_table(pair_profits(shown)), out / "pairs.parquet")
+    _write_orders(cycle, shown, out)
+
+
+def _write_orders(cycle: Cycle, shown: BacktestResult, out: Path) -> None:
+    """Write what the book would hold after the test, and the orders of its last close."""
+    strategy = cycle.strategy
+    timeframe = strategy.trade_timeframe
+    bars = cycle.market.checked[timeframe].accepted.between(None, cycle.periods.end_ms)
+    document = latest_orders(
+        shown.signals, cycle.market.instruments, last_marks(bars), int(bars.closes_at_ms[-1]),
+        strategy.portfolio, strategy.features.spread_space, timeframe,
+    )  # fmt: skip
+    write_json(out / "latest_orders.json", document)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from cli.cycle.artefacts import read_json
 from cli.cycle.ledger_file import LedgerFile
+from cli.research.step import make_once, manifest_beside
 from shared.backtest.candidates import FitTerms, search_candidate
 from shared.errors import DataError
 from shared.quant.gates import BACKTEST_GATES
@@ -154,6 +155,41 @@ def select(folders: Sequence[Path], rules: SelectionRules) -> dict[str, Any]:
         "champion": None if champion is None else champion["sha256"],
         "candidates": entries,
     }
+
+
+def select_to_file(
+    folders: Sequence[Path], rules: SelectionRules, out: Path
+) -> tuple[dict[str, Any], bool]:
+    """Choose among the candidates of several cycles, write the registry and return it.
+
+    Parameters
+    ----------
+    folders, rules
+        As `select`.
+    out
+        JSON file to write.
+
+    Returns
+    -------
+    tuple of dict, bool
+        The registry, and whether it had to be made: not from the same summaries and rules.
+
+    Raises
+    ------
+    DataError
+        As `select`, or if the file cannot be written.
+    """
+
+    def make() -> dict[str, Any]:
+        registry = select(folders, rules)
+        write_json(out, registry)
+        return {"champion": registry["champion"]}
+
+    summaries = [folder / "summary.json" for folder in folders]
+    _, is_new = make_once(
+        "select", manifest_beside(out), summaries, rules.model_dump(), make, lambda: [out]
+    )
+    return read_json(out), is_new
 
 
 def _entry(folder: Path, rules: SelectionRules) -> dict[str, Any]:

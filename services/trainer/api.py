@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from services.trainer import store
+from services.trainer.cycle_api import add_cycle_routes
 from services.trainer.domain import Stage
 from services.trainer.handlers import Promoted, Trained, Trainer
 from shared.access.guard import CONTROL, READ, TRADE, Operator
@@ -147,6 +148,7 @@ class TrainingRun(BaseModel):
 def trainer_routes(settings: Settings, trainer: Trainer) -> APIRouter:
     """Return the routes of the trainer."""
     router = APIRouter()
+    add_cycle_routes(router, settings)
 
     @router.post(
         "/train",

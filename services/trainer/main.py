@@ -10,8 +10,8 @@ Owns
     `datasets`, `models`, `model_evidence`, `promotions`, `trials`, `drift_checks`; the MLflow
     registry; `registry.json` and `production_map.json`.
 Serves
-    `POST /train`, `/promote`, `/rollback`; `GET /models`, `/runs`, `/drift`; the routes every
-    service has.
+    `POST /train`, `/promote`, `/rollback`, `/cycles/short`, `/cycles/full`; `GET /models`,
+    `/runs`, `/drift`, `/cycles`, `/artifacts`; the routes every service has.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
-from sqlalchemy import func, select, text
+from sqlalchemy import exists, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -42,6 +42,12 @@ from shared.quant.trials import Outcome, Trial, TrialLedger
 from shared.sleeves.pairs.dataset import Dataset, PairRows
 from shared.sleeves.pairs.labels import LabelSettings
 from shared.sleeves.pairs.stored_model import StoredModel
+
+
+async def has_bars(connection: AsyncConnection, venue: str, timeframe: str) -> bool:
+    """Tell whether there is any bar of a venue and timeframe."""
+    some = exists().where(bars.c.venue == venue, bars.c.timeframe == timeframe)
+    return bool((await connection.execute(select(some))).scalar_one())
 
 
 async def load_progress(connection: AsyncConnection) -> tuple[int | None, int, bool]:

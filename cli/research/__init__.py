@@ -1,0 +1,1 @@
+"""Research on files: each step reads artefacts, writes one and says what it was made from."""
