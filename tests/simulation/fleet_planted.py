@@ -86,39 +86,6 @@ def _publish_before_the_commit() -> Iterator[None]:
 
 
 @_bug
-def _take_a_cursor_that_stood_still_for_moved() -> Iterator[None]:
-    settle_at_once = log.settle_at_once
-
-    async def always(*arguments: Any, **lineage: Any) -> Any:
-        _, appended = await settle_at_once(*arguments, **lineage)
-        return True, appended
-
-    with patch.object(log, "settle_at_once", always):
-        yield
-
-
-@_bug
-def _keep_what_an_unmoved_cursor_left_behind() -> Iterator[None]:
-    reload, settle_at_once = Consumer._reload, log.settle_at_once
-    stood_still: set[str] = set()
-
-    async def noting(driver: Any, advance: Any, *arguments: Any, **lineage: Any) -> Any:
-        is_moved, appended = await settle_at_once(driver, advance, *arguments, **lineage)
-        if not is_moved:
-            stood_still.add(advance.consumer)
-        return is_moved, appended
-
-    async def not_then(self: Consumer) -> None:
-        if self.name in stood_still:
-            stood_still.remove(self.name)
-        else:
-            await reload(self)
-
-    with patch.object(log, "settle_at_once", noting), patch.object(Consumer, "_reload", not_then):
-        yield
-
-
-@_bug
 def _handle_a_close_again_after_a_lost_commit() -> Iterator[None]:
     advance, load = log.advance, Consumer._load
 

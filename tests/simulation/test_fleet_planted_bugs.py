@@ -8,10 +8,10 @@ from tests.simulation.fleet import FleetSimulator
 from tests.simulation.fleet_planted import BUGS
 
 CAUGHT_BY = {
-    "acknowledge features before the commit": 1,
+    "acknowledge features before the commit": 2,
     "move the cursor after the commit": 1,
-    "publish before the commit": 1,
-    "handle a close again after a lost commit": 1,
+    "publish before the commit": 2,
+    "handle a close again after a lost commit": 11,
     "adopt an entry again": 1,
     "let a revision replace a bar": 1,
     "forget the roster at a restart": 1,
