@@ -16,7 +16,7 @@ CAUGHT_BY = {
     "let a revision replace a bar": 1,
     "forget the roster at a restart": 1,
     "use bars of the next close": 1,
-    "forget how long a pair is held at a restart": 1,
+    "forget how long a pair is held at a restart": 2,
     "never free a slot": 1,
 }
 """First seed that catches each bug, by what the bug does."""
