@@ -29,7 +29,7 @@ CAUGHT_BY = {
     "ignore the limits": 15,
     "close the wrong way": 3,
     "forget the fees": 1,
-    "book prices a tick off": 1,
+    "book prices a tick off": 7,
     "record no positions": 1,
 }
 """First seed that catches each bug, by what the bug does."""
