@@ -6,7 +6,7 @@ sent, as decimals.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Self
@@ -127,8 +127,7 @@ class VenueGateway:
         )
         gateway = cls(exchange)
         try:
-            markets = await ask("load the markets", exchange.load_markets)
-            gateway._list(market["info"] for market in markets.values())
+            await gateway._list()
             await gateway.synchronise()
         except BaseException:
             await exchange.close()
@@ -306,11 +305,14 @@ class VenueGateway:
             If the question is refused, or not answered.
         """
         answer = await self._ask("fetch the account", self._exchange.fapiPrivateV3GetAccount, {})
-        held = {
-            self._our_symbol(text_of(position, "symbol")): position
+        by_name = {
+            text_of(position, "symbol"): position
             for position in field_of(answer, "positions")
             if decimal_of(position, "positionAmt")
         }
+        if not by_name.keys() <= self._listings.keys():
+            await self._list()  # of others, on what was listed after we connected
+        held = {self._our_symbol(name): position for name, position in by_name.items()}
         return VenueAccount(
             decimal_of(answer, "totalWalletBalance"),
             {symbol: decimal_of(position, "positionAmt") for symbol, position in held.items()},
@@ -354,7 +356,13 @@ class VenueGateway:
             await self.synchronise()
             return await ask(doing, call, parameters)
 
-    def _list(self, infos: Iterable[Mapping[str, Any]]) -> None:
+    async def _list(self) -> None:
+        """Learn what the venue lists."""
+        markets = await ask("load the markets", self._exchange.load_markets, True)
+        if not markets:
+            # What ccxt makes of a page that is no answer.
+            raise VenueUnknownError("load the markets: the venue listed none")
+        infos = (market["info"] for market in markets.values())
         found = [read_listing(info) for info in infos if is_perpetual(info)]
         self._listings = {listing.venue_symbol: listing for listing in found}
 
@@ -363,7 +371,7 @@ class VenueGateway:
             return self._listings[name].instrument.symbol
         except KeyError:
             raise VenueUnknownError(
-                f"the venue has a position in {name}, which it did not list: connect again"
+                f"the venue has a position in {name}, which it does not list"
             ) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -49,10 +50,17 @@ ORDER = {
 
 
 @asynccontextmanager
-async def venue(answer: Answer, listing: object = LISTING) -> AsyncIterator[str]:
-    """Serve a venue that answers every question about orders in one way."""
+async def venue(
+    answer: Answer, listing: object = LISTING, page: str | None = None
+) -> AsyncIterator[str]:
+    """Serve a venue that answers every question about orders in one way.
+
+    Asked what it lists, it shows a page, if one is given.
+    """
 
     async def info(_: web.Request) -> web.Response:
+        if page is not None:
+            return web.Response(text=page, content_type="text/html")
         return web.json_response({"symbols": [listing]})
 
     async def time(_: web.Request) -> web.Response:
@@ -191,6 +199,27 @@ async def test_a_dated_future_of_the_same_coins_is_left_out() -> None:
     dated = {**LISTING, "symbol": "BTCUSDT_250926", "contractType": "CURRENT_QUARTER"}
     async with venue(hang_up, dated) as url, connected(url) as gateway:
         assert gateway.instruments() == {}
+
+
+async def test_a_page_in_place_of_the_listings_is_no_venue_without_markets() -> None:
+    async with venue(hang_up, page="<html><body>Checking the weather.</body></html>") as url:
+        with pytest.raises(VenueUnknownError, match="the venue listed none"):
+            await VenueGateway.connect(url, "key", "secret")
+
+
+async def test_a_symbol_listed_after_the_connection_is_learnt_when_it_is_held() -> None:
+    listing = dict(LISTING)
+    position = {
+        "symbol": "ETHUSDT",
+        "positionAmt": "0.5",
+        "notional": "1",
+        "unrealizedProfit": "0",
+    }
+    account = {"totalWalletBalance": "10", "positions": [position]}
+    answer = text(200, json.dumps(account))
+    async with venue(answer, listing) as url, connected(url) as gateway:
+        listing |= {"symbol": "ETHUSDT", "baseAsset": "ETH"}
+        assert (await gateway.fetch_account()).positions == {"ETH/USDT": Decimal("0.5")}
 
 
 async def test_a_step_that_is_no_power_of_ten_is_refused() -> None:
