@@ -60,6 +60,7 @@ async def elsewhere(database_url: str, seeds: Iterable[int]) -> AsyncIterator[as
             process.kill()
 
 
+@pytest.mark.timeout(1_800)
 async def test_no_seed_breaks_a_rule(simulated: Simulator, database_url: str) -> None:
     seeds = range(FIRST, FIRST + N_SEEDS)
     async with elsewhere(database_url, seeds[1::2]):
