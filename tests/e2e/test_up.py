@@ -67,11 +67,11 @@ def processes_of(home: FleetHome) -> list[dict[str, object]]:
     return table
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_one_command_trades_stops_cleanly_and_goes_on(tmp_path: Path) -> None:
     home, log = FleetHome(tmp_path / "home"), tmp_path / "up.log"
     with fleet_up(home, log) as process:
-        first = eventually(lambda: has_traded(home, process, log), within_seconds=240)
+        first = eventually(lambda: has_traded(home, process, log), within_seconds=480)
         table = {str(row["name"]): row for row in processes_of(home)}
         assert set(table) == {*SERVICES, "postgres", "valkey"}
         assert {row["state"] for row in table.values()} == {"ready"}
@@ -88,7 +88,7 @@ def test_one_command_trades_stops_cleanly_and_goes_on(tmp_path: Path) -> None:
             found = has_traded(home, process, log)
             return bool(found) and all(found[t] > first[t] for t in ("features", "fills"))
 
-        eventually(has_gone_on, within_seconds=240)
+        eventually(has_gone_on, within_seconds=480)
         stopped = subprocess.run(
             [*MNT, "stop", "--home", str(home.path)], capture_output=True, check=True
         )
