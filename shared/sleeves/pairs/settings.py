@@ -40,7 +40,7 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
         training and test.
     families
         Model families that every training fits, with commas between; the best becomes
-        challenger.
+        challenger. `lightgbm` needs a library of the system, which the images do not have.
     n_trials
         Choices of parameters tried for each, its defaults first. All are on the ledger.
     calibration, seed
@@ -62,7 +62,7 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
     min_samples: int = Field(200, ge=20)
     n_splits: int = Field(5, ge=2)
     gap_bars: int = Field(24, ge=0)
-    families: str = "logistic_regression,random_forest,lightgbm"
+    families: str = "logistic_regression,random_forest,hist_gradient_boosting"
     n_trials: int = Field(1, ge=1)
     calibration: Literal["platt", "isotonic"] = "platt"
     seed: int = Field(0, ge=0)
