@@ -19,8 +19,7 @@ from operator import itemgetter
 from typing import Any
 
 import asyncpg
-import orjson
-from sqlalchemy import Table, Text, TextClause, text
+from sqlalchemy import Double, Table, Text, TextClause, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -261,10 +260,7 @@ def compose(writes: Iterable[Write]) -> tuple[tuple[WriteShape, ...], dict[str, 
             columns = tuple(write.rows[0])
             shapes.append(WriteShape(table, columns, tuple(write.common), write.update))
             for name in columns:
-                encode, values = _encoder(table, name), map(itemgetter(name), write.rows)
-                parameters[f"{table.name}_{name}"] = list(
-                    values if encode is _as_it_is else map(encode, values)
-                )
+                parameters |= _sent(table, name, map(itemgetter(name), write.rows))
             for name, value in write.common.items():
                 parameters[f"{table.name}_{name}"] = _encoder(table, name)(value)
     return tuple(shapes), parameters
@@ -285,11 +281,19 @@ def _insertion(shape: WriteShape, condition: str) -> str:
 
     To run a statement for every row costs about as much for each as the row itself.
     """
-    table, names = shape.table, ", ".join(shape.columns)
-    arrays = ", ".join(
-        f"CAST(:{table.name}_{name} AS {_sent_as(table, name)}[])" for name in shape.columns
-    )
-    sent = [f"CAST(sent.{name} AS {_type_of(table, name)})" for name in shape.columns]
+    table = shape.table
+    arrays, aliases, sent = [], [], []
+    for name in shape.columns:
+        given, kind = f"{table.name}_{name}", _type_of(table, name)
+        if _is_of_numbers(table, name):
+            arrays += [f"CAST(:{given}_{bound} AS integer[])" for bound in _BOUNDS]
+            first, last = (f"{name}_{bound}" for bound in _BOUNDS)
+            aliases += [first, last]
+            sent.append(f"(CAST(:{given} AS {kind}))[sent.{first} : sent.{last}]")
+        else:
+            arrays.append(f"CAST(:{given} AS {_sent_as(table, name)}[])")
+            aliases.append(name)
+            sent.append(f"CAST(sent.{name} AS {kind})")
     alike = [
         f"CAST(CAST(:{table.name}_{name} AS {_sent_as(table, name)}) AS {_type_of(table, name)})"
         for name in shape.common
@@ -301,7 +305,8 @@ def _insertion(shape: WriteShape, condition: str) -> str:
         conflict = f"({key}) DO UPDATE SET {renewed}"
     return (
         f"INSERT INTO {table.name} ({', '.join((*shape.columns, *shape.common))}) "  # noqa: S608 - names of our tables
-        f"SELECT {', '.join((*sent, *alike))} FROM unnest({arrays}) AS sent ({names}) "
+        f"SELECT {', '.join((*sent, *alike))} "
+        f"FROM unnest({', '.join(arrays)}) AS sent ({', '.join(aliases)}) "
         f"WHERE {condition} ON CONFLICT {conflict}"
     )
 
@@ -319,9 +324,37 @@ def _type_of(table: Table, name: str) -> str:
     return table.c[name].type.compile(dialect=_DIALECT)
 
 
+_BOUNDS = ("first", "last")
+
+
+def _sent(table: Table, name: str, values: Iterable[Any]) -> dict[str, Any]:
+    """Return the parameters that carry a column.
+
+    Arrays of numbers go end to end in one, with the bounds of each: as texts they took most
+    of the time of an insertion.
+    """
+    given = f"{table.name}_{name}"
+    if not _is_of_numbers(table, name):
+        encode = _encoder(table, name)
+        return {given: list(values if encode is _as_it_is else map(encode, values))}
+    numbers: list[float] = []
+    first, last = [], []
+    for value in values:
+        first.append(len(numbers) + 1)
+        numbers.extend(value or ())
+        last.append(None if value is None else len(numbers))
+    return {given: numbers, f"{given}_first": first, f"{given}_last": last}
+
+
 def _sent_as(table: Table, name: str) -> str:
     """Return the type in which a value travels: what unnest would flatten goes as its text."""
     return "text" if _encoder(table, name) is not _as_it_is else _type_of(table, name)
+
+
+@functools.cache
+def _is_of_numbers(table: Table, name: str) -> bool:
+    kind = table.c[name].type
+    return isinstance(kind, ARRAY) and isinstance(kind.item_type, Double)
 
 
 @functools.cache
@@ -329,8 +362,8 @@ def _encoder(table: Table, name: str) -> Callable[[Any], Any]:
     kind = table.c[name].type
     if isinstance(kind, JSONB):
         return _json_text
-    if isinstance(kind, ARRAY):
-        return _text_array if isinstance(kind.item_type, Text) else _number_array
+    if isinstance(kind, ARRAY) and isinstance(kind.item_type, Text):
+        return _text_array
     return _as_it_is
 
 
@@ -340,13 +373,6 @@ def _as_it_is(value: Any) -> Any:
 
 def _json_text(value: Any) -> str | None:
     return None if value is None else json.dumps(value)
-
-
-def _number_array(values: Sequence[float]) -> str:
-    numbers = orjson.dumps(values)
-    if b"null" in numbers:  # JSON has no nan and no inf, Postgres reads those of repr
-        return f"{{{','.join(map(repr, values))}}}"
-    return f"{{{numbers[1:-1].decode()}}}"
 
 
 def _text_array(values: Sequence[str]) -> str:
