@@ -66,17 +66,9 @@ _LOGGED = """
     )
 """
 _ADVANCE = text(
-    """
-    WITH moved AS (
-        UPDATE consumer_offset SET seq = :seq
-        WHERE consumer = :consumer AND topic = :topic AND seq = :seq - 1
-          AND EXISTS (SELECT FROM event_log
-                      WHERE topic = :topic AND seq = :seq AND payload_sha256 = :payload_sha256)
-        RETURNING seq
-    )
-    SELECT moved.seq AS moved_to, stream_head.topic, stream_head.seq AS head
-    FROM moved LEFT JOIN stream_head ON stream_head.topic = ANY(CAST(:beside AS text[]))
-    """
+    f"WITH {_MOVED.format(condition='true')} "  # noqa: S608 - a fragment of ours
+    "SELECT moved.seq AS moved_to, stream_head.topic, stream_head.seq AS head "
+    "FROM moved LEFT JOIN stream_head ON stream_head.topic = ANY(CAST(:asked_for AS text[]))"
 )
 _READ = text(
     """
@@ -213,15 +205,7 @@ async def settle_at_once(
 
     """
     shapes, parameters = compose(writes)
-    entry = advance.entry
-    parameters |= {
-        "cursor_consumer": advance.consumer,
-        "cursor_topic": entry.topic,
-        "cursor_seq": entry.seq,
-        "cursor_sha256": fingerprint(entry.payload),
-        "beside_topic": list(advance.beside),
-        "beside_seq": list(advance.beside.values()),
-    }
+    parameters |= _move(advance)
     appended: LogEntry | None = None
     if outgoing is not None:
         appended, given = _given(*outgoing, source_uri, transform_id, None)
@@ -245,6 +229,18 @@ def _settlement(shapes: tuple[WriteShape, ...], *, is_advance: bool, is_append: 
     moved_to = "(SELECT seq FROM moved)" if is_advance else "NULL"
     seq = "(SELECT seq FROM logged)" if is_append else "NULL"
     return text(f"WITH {', '.join(parts)} SELECT {moved_to} AS moved_to, {seq} AS seq")
+
+
+def _move(advance: Advance) -> dict[str, Any]:
+    """Return the parameters that move a cursor."""
+    return {
+        "cursor_consumer": advance.consumer,
+        "cursor_topic": advance.entry.topic,
+        "cursor_seq": advance.entry.seq,
+        "cursor_sha256": fingerprint(advance.entry.payload),
+        "beside_topic": list(advance.beside),
+        "beside_seq": list(advance.beside.values()),
+    }
 
 
 def _given(
@@ -290,16 +286,8 @@ async def advance(
         is not the next one, or is not in the log with exactly these bytes: nothing may be
         done on its account.
     """
-    result = await connection.execute(
-        _ADVANCE,
-        {
-            "consumer": consumer,
-            "topic": entry.topic,
-            "seq": entry.seq,
-            "payload_sha256": fingerprint(entry.payload),
-            "beside": list(beside),
-        },
-    )
+    move = _move(Advance(consumer, entry, {}))
+    result = await connection.execute(_ADVANCE, {**move, "asked_for": list(beside)})
     rows = result.all()
     return {row.topic: row.head for row in rows if row.topic is not None} if rows else None
 
