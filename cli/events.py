@@ -198,9 +198,9 @@ def describe(event: Event) -> str:
     match event:
         case BarsClosed(venue=venue, timeframe=timeframe, bars=bars):
             return f"{venue} {timeframe}: {len(bars)} bars"
-        case FeaturesComputed(rows=rows, warming_up=warming_up):
+        case FeaturesComputed(y=pairs, warming_up=warming_up):
             waiting = f", {len(warming_up)} warming up" if warming_up else ""
-            return f"features of {len(rows)} pairs{waiting}"
+            return f"features of {len(pairs)} pairs{waiting}"
         case _:
             return "; ".join(notable(event)) or "nothing to do"
 

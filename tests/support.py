@@ -16,13 +16,13 @@ from shared.book.instrument import Instrument
 from shared.book.ledger import Identity, Ledger, OrderReport, Settlement, settle_close
 from shared.book.limits import Guard
 from shared.clock import instant_of_ms
+from shared.events.features import PairStatus
 from shared.events.ingest import Bar, BarsClosed
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
 from shared.events.screener import PairsScreened, RosterPair
 from shared.events.signals import Mark, Signal
 from shared.quant.typing import Float1D
 from shared.sleeves.pairs.features import FeatureSettings, FeatureStreams
-from shared.sleeves.pairs.following import Status
 
 T = TypeVar("T")
 Columns = tuple[Float1D, Float1D, Float1D, Float1D]
@@ -114,7 +114,7 @@ def closing_bars(closes_at_ms: int, bars: Mapping[str, tuple[float, float]]) -> 
 
 
 def roster(
-    closes_at_ms: int, pairs: Mapping[tuple[str, str], Status | Literal["candidate"]]
+    closes_at_ms: int, pairs: Mapping[tuple[str, str], PairStatus | Literal["candidate"]]
 ) -> PairsScreened:
     """Return a screen that put these pairs on the roster."""
     return PairsScreened(

@@ -21,6 +21,9 @@ from shared.events.screener import PairsScreened
 from shared.sleeves.pairs.features import Pair
 from shared.sleeves.pairs.following import JoinedHistory, join_legs
 
+COLUMNS = ("y", "x", "status", "close_y", "close_x", "feature_values")
+"""Of the table, for each field of a row in its order."""
+
 
 async def consumed_rosters(connection: AsyncConnection, most: int) -> list[PairsScreened]:
     """Return the newest rosters this service has consumed, by close."""
@@ -89,21 +92,11 @@ async def joined_histories(
 
 def feature_rows(computed: FeaturesComputed, lineage: Mapping[str, str]) -> tuple[Insertion, ...]:
     """Return the rows that record the features of a close."""
-    if not computed.rows:
+    if not computed.y:
         return ()
     names = list(computed.feature_names)
     feature_set = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    rows = [
-        {
-            "y": row.y,
-            "x": row.x,
-            "status": row.status,
-            "close_y": row.close_y,
-            "close_x": row.close_x,
-            "feature_values": row.values,
-        }
-        for row in computed.rows
-    ]
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in computed.rows]
     common = {
         "closes_at": computed.closes_at,
         "roster_closes_at": computed.roster_closes_at,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import datetime
-from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import func, insert, or_, select, text
@@ -31,8 +29,6 @@ from shared.events.portfolio import OrdersRequested
 
 Live = Mapping[tuple[str, str], LiveTarget]
 _MUTABLE = tuple(c.name for c in live_targets.columns if not c.primary_key)
-_SLOT = tuple(field.name for field in fields(LiveTarget))
-_slot_of = attrgetter(*_SLOT)
 
 
 async def load_live(connection: AsyncConnection) -> dict[tuple[str, str], LiveTarget]:
@@ -44,7 +40,7 @@ async def load_live(connection: AsyncConnection) -> dict[tuple[str, str], LiveTa
 def slot_rows(before: Live, after: Live) -> tuple[Write, ...]:
     """Return what records which slots were taken, changed and freed."""
     changed = [target for key, target in after.items() if before.get(key) != target]
-    rows = [dict(zip(_SLOT, _slot_of(target), strict=True)) for target in changed]
+    rows = [target._asdict() for target in changed]
     return (
         Insertion(live_targets, rows, _MUTABLE),
         PairDeletion(live_targets, [key for key in before if key not in after]),

@@ -231,7 +231,7 @@ class Signals:
             logger.error("shadow cannot decide", sha256=shadow.model.sha256, error=str(error))
             return self._shadow_trades
         await store.save_shadow(
-            connection, shadow.model.sha256, raised, len(computed.rows), trades, unit.lineage
+            connection, shadow.model.sha256, raised, len(computed.y), trades, unit.lineage
         )
         return trades
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
-from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -22,8 +20,6 @@ from shared.sleeves.pairs.rules import PairTrade
 
 Trades = Mapping[tuple[str, str], PairTrade]
 _MUTABLE = tuple(c.name for c in pair_trades.columns if not c.primary_key)
-_CARRIED = ("y", "x", *(name for name in _MUTABLE if name != "entered_at"))
-_carried_of = attrgetter(*_CARRIED)
 
 
 async def load_trades(connection: AsyncConnection) -> dict[tuple[str, str], PairTrade]:
@@ -49,8 +45,8 @@ def decision_rows(
 
 
 def _trade_row(trade: PairTrade) -> dict[str, Any]:
-    row: dict[str, Any] = dict(zip(_CARRIED, _carried_of(trade), strict=True))
-    row["entered_at"] = instant_of_ms(trade.entered_at_ms)
+    row = trade._asdict()
+    row["entered_at"] = instant_of_ms(row.pop("entered_at_ms"))
     return row
 
 
@@ -94,7 +90,7 @@ async def save_shadow(
             "signals": orjson.dumps(
                 [signal.model_dump(mode="json") for signal in raised.signals]
             ).decode(),
-            "trades": orjson.dumps([asdict(trade) for trade in trades.values()]).decode(),
+            "trades": orjson.dumps([trade._asdict() for trade in trades.values()]).decode(),
             **lineage,
         },
     )

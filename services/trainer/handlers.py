@@ -169,11 +169,11 @@ class Trainer:
     async def observe(self, computed: FeaturesComputed, unit: UnitOfWork) -> None:
         """Count a close, and train when the schedule says so."""
         last_close_ms = max(computed.closes_at_ms, self._last_close_ms or 0)
-        if computed.rows and self._settings.trainer.auto_promote:
+        if computed.y and self._settings.trainer.auto_promote:
             await self._judge_shadow(unit, last_close_ms)
-        wants_training = computed.rows and await self._watch_champion(unit, last_close_ms)
-        closes = self._closes_since_training + (1 if computed.rows else 0)
-        if computed.rows and (wants_training or self._is_due(closes)):
+        wants_training = computed.y and await self._watch_champion(unit, last_close_ms)
+        closes = self._closes_since_training + (1 if computed.y else 0)
+        if computed.y and (wants_training or self._is_due(closes)):
             try:
                 await self._train(unit, last_close_ms)
                 closes = 0

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from shared.book.instrument import Instrument
 from shared.book.sizing import PairSize, SizingSettings, fraction_of_e8, size_pair
@@ -18,8 +18,7 @@ from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
 from shared.events.signals import Signal, SignalsRaised
 
 
-@dataclass(frozen=True, slots=True)
-class LiveTarget:
+class LiveTarget(NamedTuple):
     """A pair that holds a slot.
 
     Attributes
@@ -106,7 +105,7 @@ def _close(taken: dict[tuple[str, str], LiveTarget], closes_at_ms: int, signal: 
         return Decision(signal, None, "no position: the entry was refused or is closed already")
     if target.is_closing:
         return Decision(signal, None, "already closing")
-    taken[key] = replace(target, is_closing=True)
+    taken[key] = target._replace(is_closing=True)
     return Decision(
         signal,
         SubmitOrder(

@@ -2,47 +2,91 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Literal, NamedTuple, Self
 
 from pydantic import model_validator
 
-from shared.events.base import Event, Fact, Finite, Instant, Symbol
+from shared.events.base import Event, Finite, Instant, Symbol
+
+PairStatus = Literal["active", "closing_only"]
 
 
-class FeatureRow(Fact):
+class FeatureRow(NamedTuple):
     """The features of one pair at the close, in the order of `feature_names`."""
 
-    y: Symbol
-    x: Symbol
-    status: Literal["active", "closing_only"]
-    close_y: Finite
-    close_x: Finite
-    values: tuple[Finite, ...]
+    y: str
+    x: str
+    status: PairStatus
+    close_y: float
+    close_x: float
+    values: tuple[float, ...]
 
 
 class FeaturesComputed(Event):
-    """Features of every followed pair whose two legs closed.
+    """Features of every followed pair whose two legs closed, as columns of one length.
 
     Attributes
     ----------
     roster_closes_at
         The screen whose roster was followed; `None` before the first one.
+    y, x, status, close_y, close_x, values
+        One entry for each pair; `values` in the order of `feature_names`.
     warming_up
         Pairs on the roster that lack bars for a full row, or a leg of this close.
     """
 
+    version: Literal[2] = 2  # type: ignore[assignment]  # the first had an object for each pair
+
     timeframe: str
     roster_closes_at: Instant | None
     feature_names: tuple[str, ...]
-    rows: tuple[FeatureRow, ...]
+    y: tuple[Symbol, ...]
+    x: tuple[Symbol, ...]
+    status: tuple[PairStatus, ...]
+    close_y: tuple[Finite, ...]
+    close_x: tuple[Finite, ...]
+    values: tuple[tuple[Finite, ...], ...]
     warming_up: tuple[str, ...]
 
+    @classmethod
+    def of_rows(
+        cls,
+        rows: Iterable[FeatureRow],
+        *,
+        closes_at: datetime,
+        timeframe: str,
+        roster_closes_at: datetime | None,
+        feature_names: tuple[str, ...],
+        warming_up: tuple[str, ...] = (),
+    ) -> Self:
+        """Return the event of the rows of a close."""
+        columns = tuple(zip(*rows, strict=True)) or ((),) * len(FeatureRow._fields)
+        return cls(
+            closes_at=closes_at,
+            timeframe=timeframe,
+            roster_closes_at=roster_closes_at,
+            feature_names=feature_names,
+            warming_up=warming_up,
+            **dict(zip(FeatureRow._fields, columns, strict=True)),
+        )
+
+    @property
+    def rows(self) -> tuple[FeatureRow, ...]:
+        """The columns pair by pair."""
+        columns = (self.y, self.x, self.status, self.close_y, self.close_x, self.values)
+        return tuple(FeatureRow(*row) for row in zip(*columns, strict=True))
+
     @model_validator(mode="after")
-    def _rows_have_every_feature(self) -> FeaturesComputed:
-        for row in self.rows:
-            if len(row.values) != len(self.feature_names):
+    def _columns_fit(self) -> Self:
+        lengths = {name: len(getattr(self, name)) for name in FeatureRow._fields}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise ValueError(f"the columns have different lengths: {told}")
+        for y, x, values in zip(self.y, self.x, self.values, strict=True):
+            if len(values) != len(self.feature_names):
                 raise ValueError(
-                    f"{row.y}~{row.x} has {len(row.values)} values "
-                    f"for {len(self.feature_names)} features"
+                    f"{y}~{x} has {len(values)} values for {len(self.feature_names)} features"
                 )
         return self

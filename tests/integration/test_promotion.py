@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from services.features.store import COLUMNS
 from services.trainer.store import evidence_document
 from shared.database.tables import feature_sets, features, model_evidence
 from shared.events.features import FeatureRow, FeaturesComputed
@@ -74,7 +75,7 @@ def computed(number: int, rng: np.random.Generator, *z_scores: float) -> Feature
                 values=tuple(values[name] for name in NAMES),
             )
         )
-    return FeaturesComputed(
+    return FeaturesComputed.of_rows(
         closes_at=at(number),
         timeframe="5m",
         roster_closes_at=at(-12),
@@ -97,16 +98,14 @@ async def publish_history(record: Record, numbers: range, shift: float = 0.0) ->
         values = (*event.rows[0].values[:N_SPREAD], *(
             value + shift for value in event.rows[0].values[N_SPREAD:]
         ))  # fmt: skip
-        row = event.rows[0].model_copy(update={"y": "S/USDT", "values": values})
-        event = event.model_copy(update={"rows": (row,)})
+        event = event.model_copy(update={"y": ("S/USDT",), "values": (values,)})
         await record.put(
             features,
             {
                 "closes_at": event.closes_at,
-                **row.model_dump(exclude={"values"}),
+                **dict(zip(COLUMNS, event.rows[0], strict=True)),
                 "roster_closes_at": event.roster_closes_at,
                 "feature_set": "swings",
-                "feature_values": list(row.values),
             },
         )
         await record.publish("features.computed", event)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
+from services.features.store import COLUMNS
 from shared.book.instrument import derive_instrument
 from shared.database.engine import transaction
 from shared.database.tables import (
@@ -293,7 +294,7 @@ def computed(number: int, rng: np.random.Generator, z_score: float) -> FeaturesC
         close_x=1.0,
         values=tuple(values[name] for name in NAMES),
     )
-    return FeaturesComputed(
+    return FeaturesComputed.of_rows(
         closes_at=at(5 * number),
         timeframe="5m",
         roster_closes_at=at(-60),
@@ -314,10 +315,9 @@ async def publish_features(record: Record, numbers: range) -> None:
             features,
             {
                 "closes_at": event.closes_at,
-                **row.model_dump(exclude={"values"}),
+                **dict(zip(COLUMNS, row, strict=True)),
                 "roster_closes_at": event.roster_closes_at,
                 "feature_set": "swings",
-                "feature_values": list(row.values),
             },
         )
         await record.publish("features.computed", event)
@@ -385,8 +385,7 @@ async def _promote_and_roll_back(
         assert answer["is_rollback"] is (route == "/rollback")
         # Entered afresh at every close: the cool-down of one pair does not bind another.
         event = computed(number, rng, 3.0)
-        [row] = event.rows
-        event = event.model_copy(update={"rows": (row.model_copy(update={"y": f"Y{step}/USDT"}),)})
+        event = event.model_copy(update={"y": (f"Y{step}/USDT",)})
         await record.publish("features.computed", event)
         await record.is_handled("signals")
         await record.is_handled("trainer")
@@ -494,7 +493,8 @@ async def test_a_model_that_was_changed_after_its_promotion_decides_nothing_and_
             features_of(symbol, 122, rng, z_score)
             for symbol, z_score in (("Y1/USDT", 0.0), ("Y2/USDT", 3.0))
         )
-        both = held.model_copy(update={"rows": (*held.rows, *other.rows)})
+        columns = {name: getattr(held, name) + getattr(other, name) for name in FeatureRow._fields}
+        both = held.model_copy(update=columns)
         await record.publish("features.computed", both)
         await record.is_handled("signals")
         newest = await signals.get("/signals", since=spelled(both.closes_at))
@@ -506,9 +506,7 @@ async def test_a_model_that_was_changed_after_its_promotion_decides_nothing_and_
 def features_of(
     symbol: str, number: int, rng: np.random.Generator, z_score: float
 ) -> FeaturesComputed:
-    event = computed(number, rng, z_score)
-    [row] = event.rows
-    return event.model_copy(update={"rows": (row.model_copy(update={"y": symbol}),)})
+    return computed(number, rng, z_score).model_copy(update={"y": (symbol,)})
 
 
 async def test_a_prediction_takes_exactly_the_features_of_the_champion(record: Record) -> None:

@@ -168,7 +168,7 @@ def _forget_how_long_a_pair_is_held_at_a_restart() -> Iterator[None]:
 
     async def as_if_new(self: Signals, connection: Any) -> None:
         await reload(self, connection)
-        self._trades = {key: replace(trade, bars_held=0) for key, trade in self._trades.items()}
+        self._trades = {key: trade._replace(bars_held=0) for key, trade in self._trades.items()}
 
     with patch.object(Signals, "reload", as_if_new):
         yield

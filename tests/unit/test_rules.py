@@ -54,7 +54,7 @@ def row(
 
 
 def features(n_bars: int, rows: Iterable[FeatureRow]) -> FeaturesComputed:
-    return FeaturesComputed(
+    return FeaturesComputed.of_rows(
         closes_at=instant_of_ms(MIDNIGHT_MS + n_bars * BAR_MS),
         timeframe="5m",
         roster_closes_at=instant_of_ms(MIDNIGHT_MS),
@@ -164,7 +164,7 @@ def test_a_hedge_ratio_out_of_bounds_is_not_entered(beta: float, enters: int) ->
 
 @pytest.mark.parametrize("spread_std", [0.0, -0.5])
 def test_a_spread_without_a_deviation_is_not_entered(spread_std: float) -> None:
-    by_hand = row(3.0).model_copy(update={"values": (2.0, 1.0, 0.0, spread_std, 3.0)})
+    by_hand = row(3.0)._replace(values=(2.0, 1.0, 0.0, spread_std, 3.0))
     assert Rule().at(1, by_hand) == ()
 
 
@@ -268,9 +268,9 @@ def test_a_trade_is_left_when_its_spread_is_home_or_at_the_stop(
 def test_an_exit_looks_at_the_spread_that_is_held() -> None:
     # The rolling ratio has moved and its z-score has come home; the held spread has not.
     rule = entered()
-    moved = row(3.0).model_copy(update={"values": (2.3, 1.0, 0.0, 0.5, 0.0)})
+    moved = row(3.0)._replace(values=(2.3, 1.0, 0.0, 0.5, 0.0))
     assert rule.at(2, moved) == ()
-    (leaving,) = rule.at(3, row(0.4).model_copy(update={"values": (2.3, 1.0, 0.0, 0.5, 3.0)}))
+    (leaving,) = rule.at(3, row(0.4)._replace(values=(2.3, 1.0, 0.0, 0.5, 3.0)))
     assert (leaving.hedge_ratio, leaving.spread_std) == (2.0, 0.5)
     assert (leaving.z_score, leaving.strength) == pytest.approx((0.4, 0.4), abs=1e-9)
     assert (leaving.close_y, leaving.close_x) == (11.2, 5.0)
@@ -279,8 +279,8 @@ def test_an_exit_looks_at_the_spread_that_is_held() -> None:
 
 def test_the_held_spread_is_taken_in_its_space() -> None:
     # y = e^4 and x = e gives a spread of 4 - (2 + 1) = 1 in logarithms, which is z = 2.
-    at_entry = row(2.0).model_copy(update={"close_y": math.exp(4.0), "close_x": math.exp(1.0)})
-    home = at_entry.model_copy(update={"close_y": math.exp(3.2)})
+    at_entry = row(2.0)._replace(close_y=math.exp(4.0), close_x=math.exp(1.0))
+    home = at_entry._replace(close_y=math.exp(3.2))
     _, trades = decide_signals({}, features(1, [at_entry]), SETTINGS, "log", None, None)
     held, trades = decide_signals(trades, features(2, [at_entry]), SETTINGS, "log", None, None)
     assert held.signals == ()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import pytest
 
@@ -113,7 +112,7 @@ def test_a_position_is_closed_once() -> None:
 
 @pytest.mark.parametrize("is_closing", [False, True])
 def test_a_pair_is_not_entered_before_its_last_position_is_closed(is_closing: bool) -> None:
-    held = replace(live("AB"), is_closing=is_closing)
+    held = live("AB")._replace(is_closing=is_closing)
     refused = plan([enter("AB")], [held])
     assert reasons(refused) == ["the pair's last position is not closed yet"]
     assert refused.live == {pair("AB"): held}

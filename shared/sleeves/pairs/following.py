@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 import numpy as np
 
-from shared.events.features import FeatureRow, FeaturesComputed
+from shared.events.features import FeatureRow, FeaturesComputed, PairStatus
 from shared.events.ingest import BarsClosed
 from shared.events.screener import PairsScreened
 from shared.quant.typing import Float1D
@@ -20,8 +19,6 @@ from shared.sleeves.pairs.features import (
     feature_names,
     warmup_bars,
 )
-
-Status = Literal["active", "closing_only"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class Followed:
     """The pairs in force at a trade close and the screen that named them."""
 
     roster_closes_at_ms: int | None
-    pairs: Mapping[Pair, Status]
+    pairs: Mapping[Pair, PairStatus]
 
 
 def followed_at(
@@ -85,7 +82,7 @@ def followed_at(
     if not in_force:
         return Followed(None, {}), None
     roster = in_force[-1]
-    pairs: dict[Pair, Status] = {}
+    pairs: dict[Pair, PairStatus] = {}
     for pair in roster.pairs:
         if pair.status != "candidate":
             pairs[(pair.y, pair.x)] = pair.status
@@ -175,33 +172,24 @@ class PairFollower:
         values = self._streams.update(
             [pair for pair, _, _ in joined], *np.ascontiguousarray(columns.reshape(-1, 4).T)
         )
-        rows, complete = [], set()
+        rows = []
         is_warming_up = np.isnan(values[:, 0]).tolist()
         for (pair, bar_y, bar_x), row, is_short in zip(
             joined, values.tolist(), is_warming_up, strict=True
         ):
             self._closes_at_ms[pair] = closes_at_ms
-            if is_short:
-                continue
-            complete.add(pair)
-            rows.append(
-                FeatureRow(
-                    y=pair[0],
-                    x=pair[1],
-                    status=followed.pairs[pair],
-                    close_y=bar_y.close,
-                    close_x=bar_x.close,
-                    values=tuple(row),
-                )
-            )
+            if not is_short:
+                status = followed.pairs[pair]
+                rows.append(FeatureRow(*pair, status, bar_y.close, bar_x.close, tuple(row)))
+        complete = {row[:2] for row in rows}
         warming_up = [f"{y}~{x}" for y, x in waiting if (y, x) not in complete]
         if not is_late:
             self._last_closes_at_ms = closed.closes_at_ms
-        return FeaturesComputed(
+        return FeaturesComputed.of_rows(
+            rows,
             closes_at=closed.closes_at,
             timeframe=self._timeframe,
             roster_closes_at=roster.closes_at if roster is not None else None,
             feature_names=self.feature_names,
-            rows=tuple(rows),
             warming_up=tuple(warming_up),
         )

@@ -9,7 +9,6 @@ that is held, not at one whose ratio has moved since.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, Field, model_validator
@@ -69,8 +68,7 @@ class SignalSettings(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class PairTrade:
+class PairTrade(NamedTuple):
     """What the rule remembers of one pair: the trade it is in, or the one it just left.
 
     Attributes
@@ -204,7 +202,7 @@ def decide_signals(
         if trade is not None and trade.side:
             trade, signal = _follow(trade, row, computed, settings, limits, spread_space, n_bars)
         elif trade is not None and (trade.cooldown_left > 1 or n_bars == 0):
-            trade = replace(trade, cooldown_left=trade.cooldown_left - n_bars)
+            trade = trade._replace(cooldown_left=trade.cooldown_left - n_bars)
         else:
             trade = None
             if row is not None:
@@ -227,8 +225,8 @@ def _raised(computed: FeaturesComputed, signals: Iterable[Signal]) -> SignalsRai
 
 def marks_of(computed: FeaturesComputed) -> tuple[Mark, ...]:
     """Return the closes of every symbol that has features, in order of the symbol."""
-    prices = {row.y: row.close_y for row in computed.rows}
-    prices |= {row.x: row.close_x for row in computed.rows}
+    prices = dict(zip(computed.y, computed.close_y, strict=True))
+    prices |= zip(computed.x, computed.close_x, strict=True)
     return tuple(Mark(symbol=symbol, price=prices[symbol]) for symbol in sorted(prices))
 
 
@@ -280,8 +278,7 @@ def _follow(
     n_bars: int,
 ) -> tuple[PairTrade, Signal | None]:
     """Hold a trade for `n_bars` more closes, one or none, or leave it."""
-    trade = replace(
-        trade,
+    trade = trade._replace(
         bars_held=trade.bars_held + n_bars,
         missing_closes=trade.missing_closes + n_bars if row is None else 0,
         last_close_y=trade.last_close_y if row is None else row.close_y,
@@ -302,7 +299,7 @@ def _follow(
     if not reason:
         return trade, None
     signal = _signal(trade, computed, "exit", EXIT_REASONS[reason], z_score, None)
-    return replace(trade, side=0, cooldown_left=settings.cooldown_bars), signal
+    return trade._replace(side=0, cooldown_left=settings.cooldown_bars), signal
 
 
 def _signal(
