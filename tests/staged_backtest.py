@@ -38,7 +38,7 @@ from shared.sleeves.pairs.following import JoinedHistory, PairFollower, followed
 from shared.sleeves.pairs.rules import PairTrade, decide_signals
 from shared.sleeves.pairs.screener import PairScreener
 from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME, StrategySettings
-from shared.sleeves.pairs.stored_model import Forecaster
+from shared.sleeves.pairs.stored_model import StoredModel
 from shared.venues.market import RecordedMarket, bars_closed
 
 
@@ -128,7 +128,7 @@ class _Stages:
         market: RecordedMarket,
         settings: StrategySettings,
         identity: Identity,
-        champion: Forecaster | None,
+        champion: StoredModel | None,
     ) -> None:
         self._champion = champion
         self._market = market
@@ -258,7 +258,7 @@ def run_stages(
     account: str,
     start_ms: int | None,
     end_ms: int | None,
-    champion: Forecaster | None = None,
+    champion: StoredModel | None = None,
 ) -> StagedResult:
     """Trade recorded bars.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
@@ -21,8 +22,12 @@ from shared.events.ingest import Bar, BarsClosed
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
 from shared.events.screener import PairsScreened, RosterPair
 from shared.events.signals import Mark, Signal
+from shared.quant.calibration import PlattCalibration
+from shared.quant.scorers import LinearScorer
 from shared.quant.typing import Float1D
 from shared.sleeves.pairs.features import FeatureSettings, FeatureStreams
+from shared.sleeves.pairs.labels import LabelSettings
+from shared.sleeves.pairs.stored_model import StoredModel
 
 T = TypeVar("T")
 Columns = tuple[Float1D, Float1D, Float1D, Float1D]
@@ -249,4 +254,26 @@ def settle(
     identity = Identity("paper", "run")
     return settle_close(
         ledger, requested, reports, instruments, terms or FillTerms(), identity, control, guard
+    )
+
+
+def linear_model(coefficients: Mapping[str, float], at_zero: float) -> StoredModel:
+    """Return a model that sums features; where all are zero it gives the probability `at_zero`."""
+    n_features = len(coefficients)
+    return StoredModel(
+        family="logistic_regression",
+        parameters={},
+        seed=0,
+        feature_names=tuple(coefficients),
+        scorer=LinearScorer(
+            (0.0,) * n_features,
+            (1.0,) * n_features,
+            tuple(coefficients.values()),
+            math.log(at_zero / (1 - at_zero)),
+        ),
+        calibration=PlattCalibration(slope=1.0, intercept=0.0),
+        label=LabelSettings(),
+        trained_from_ms=0,
+        trained_to_ms=1,
+        n_samples=100,
     )

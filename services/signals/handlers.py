@@ -19,7 +19,7 @@ from shared.events.signals import SignalsRaised
 from shared.events.trainer import ModelPromoted
 from shared.settings import Settings
 from shared.sleeves.pairs.rules import PairTrade, decide_signals
-from shared.sleeves.pairs.stored_model import Forecaster, model_from_bytes
+from shared.sleeves.pairs.stored_model import StoredModel
 
 logger = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class Promotion:
     """
 
     promoted: ModelPromoted
-    model: Forecaster | None
+    model: StoredModel | None
     fault: str | None = None
 
 
@@ -304,7 +304,7 @@ async def _load(connection: AsyncConnection, promoted: ModelPromoted) -> Promoti
             f"model {promoted.sha256} has the hash {actual}: it was changed and is refused; "
             "restore it from a backup and POST /reload-model, or promote another one"
         )
-    return Promotion(promoted, model_from_bytes(document))
+    return Promotion(promoted, StoredModel.from_json_bytes(document))
 
 
 async def _load_or_refuse(connection: AsyncConnection, promoted: ModelPromoted) -> Promotion:

@@ -43,7 +43,7 @@ from shared.sleeves.pairs.dataset import Dataset, PairRows, make_dataset, rows_f
 from shared.sleeves.pairs.features import feature_names, warmup_bars
 from shared.sleeves.pairs.following import join_legs
 from shared.sleeves.pairs.settings import StrategySettings
-from shared.sleeves.pairs.stored_model import StoredModel, model_from_bytes
+from shared.sleeves.pairs.stored_model import StoredModel
 from shared.venues.market import RecordedMarket
 
 MODEL_NAME = "pairs"
@@ -438,7 +438,7 @@ class Trainer:
         since_ms = champion.since_ms if last_ms is None else last_ms
         if await store.count_closes(connection, since_ms, close_ms) < drift.every_closes:
             return False
-        model = model_from_bytes(await store.model_document(connection, champion.sha256))
+        model = StoredModel.from_json_bytes(await store.model_document(connection, champion.sha256))
         bar_ms = timeframe_ms(self._settings.trade_timeframe)
         names, present = await store.feature_rows(
             connection, close_ms - drift.window_closes * bar_ms, close_ms

@@ -11,7 +11,7 @@ from shared.quant.drift import FeatureDrift, feature_drift
 from shared.quant.typing import Float2D
 from shared.sleeves.pairs.dataset import Dataset, PairRows
 from shared.sleeves.pairs.drift_settings import DriftSettings
-from shared.sleeves.pairs.stored_model import Forecaster
+from shared.sleeves.pairs.stored_model import StoredModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class DriftFound:
 
 
 def watch_champion(
-    model: Forecaster,
+    model: StoredModel,
     names: Sequence[str],
     training: Sequence[PairRows],
     present: Sequence[PairRows],

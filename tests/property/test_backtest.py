@@ -18,12 +18,11 @@ from shared.quant.model_families import family_named
 from shared.quant.model_validation import fit_calibrated
 from shared.quant.purged_cv import walk_forward_splits
 from shared.sleeves.pairs.labels import LabelSettings
-from shared.sleeves.pairs.model import LogisticModel
 from shared.sleeves.pairs.settings import StrategySettings
-from shared.sleeves.pairs.stored_model import Forecaster, StoredModel
+from shared.sleeves.pairs.stored_model import StoredModel
 from shared.venues.market import RecordedMarket
 from tests.staged_backtest import StagedResult, run_stages
-from tests.support import BAR_MS, MIDNIGHT_MS
+from tests.support import BAR_MS, MIDNIGHT_MS, linear_model
 
 HOUR_BARS = 12
 WINDOW_HOURS = 200
@@ -106,22 +105,12 @@ def random_settings(rng: np.random.Generator) -> StrategySettings:
     return StrategySettings.model_validate(sections)
 
 
-def random_model(rng: np.random.Generator) -> Forecaster | None:
+def random_model(rng: np.random.Generator) -> StoredModel | None:
     if rng.random() < 0.3:
         return None
     if rng.random() < 0.4:
         return random_forest(rng)
-    return LogisticModel(
-        feature_names=("half_life_bars", "z_score"),
-        mean=(5.0, 0.0),
-        scale=(3.0, 1.0),
-        coefficients=(-0.5, 0.3),
-        intercept=0.4,
-        label=LabelSettings(),
-        trained_from_ms=0,
-        trained_to_ms=1,
-        n_samples=100,
-    )
+    return linear_model({"half_life_bars": -0.2, "z_score": 0.3}, 0.8)
 
 
 def random_forest(rng: np.random.Generator) -> StoredModel:

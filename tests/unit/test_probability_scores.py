@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from shared.errors import DataError
-from shared.quant.probability_scores import calibration_curve
+from shared.quant.probability_scores import calibration_curve, score_probabilities
 
 
 def test_the_curve_by_hand() -> None:
@@ -44,3 +46,14 @@ def test_unsound_columns_are_refused() -> None:
         calibration_curve(np.array([0, 1]), np.array([0.1, 0.2]), n_bins=0)
     with pytest.raises(DataError, match=r"not within \[0, 1\]"):
         calibration_curve(np.array([0, 1]), np.array([0.1, np.nan]))
+
+
+def test_scores_by_hand() -> None:
+    scores = score_probabilities(np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.5, 0.8]))
+    # Of the four pairs of a 1 and a 0 three are in order.
+    assert scores.roc_auc == pytest.approx(0.75)
+    # From the top: precision 1 at the first 1, 2/3 at the second, each adding half the recall.
+    assert scores.pr_auc == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert scores.brier == pytest.approx((0.01 + 0.36 + 0.25 + 0.04) / 4)
+    expected_loss = -(math.log(0.9) + math.log(0.4) + math.log(0.5) + math.log(0.8)) / 4
+    assert scores.log_loss == pytest.approx(expected_loss)

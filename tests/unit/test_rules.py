@@ -10,10 +10,9 @@ from pydantic import ValidationError
 from shared.clock import instant_of_ms
 from shared.events.features import FeatureRow, FeaturesComputed
 from shared.events.signals import Signal
-from shared.sleeves.pairs.labels import LabelSettings
-from shared.sleeves.pairs.model import LogisticModel
 from shared.sleeves.pairs.rules import PairTrade, SignalSettings, decide_signals, marks_of
-from tests.support import BAR_MS, MIDNIGHT_MS
+from shared.sleeves.pairs.stored_model import StoredModel
+from tests.support import BAR_MS, MIDNIGHT_MS, linear_model
 
 NAMES = ("beta", "alpha", "spread_mean", "spread_std", "z_score")
 AB = ("A/USDT", "B/USDT")
@@ -67,7 +66,7 @@ def features(n_bars: int, rows: Iterable[FeatureRow]) -> FeaturesComputed:
 class Rule:
     """The rule with its memory, asked close by close."""
 
-    def __init__(self, champion: LogisticModel | None = None, **settings: object) -> None:
+    def __init__(self, champion: StoredModel | None = None, **settings: object) -> None:
         self.settings = SignalSettings.model_validate({**SETTINGS.model_dump(), **settings})
         self.champion = champion
         self.trades: Trades = {}
@@ -187,25 +186,10 @@ def test_signals_are_in_order_of_the_pair_and_marks_in_order_of_the_symbol() -> 
 # --- the model ------------------------------------------------------------------------------
 
 
-def model(probability: float) -> LogisticModel:
-    """Return a model that says the same of every row."""
-    return LogisticModel(
-        feature_names=("z_score",),
-        mean=(0.0,),
-        scale=(1.0,),
-        coefficients=(0.0,),
-        intercept=math.log(probability / (1 - probability)),
-        label=LabelSettings(),
-        trained_from_ms=0,
-        trained_to_ms=1,
-        n_samples=100,
-    )
-
-
 @pytest.mark.parametrize(("probability", "enters"), [(0.56, 1), (0.54, 0)])
 @pytest.mark.parametrize("signals_from", ["model", "auto"])
 def test_a_champion_enters_on_its_word(signals_from: str, probability: float, enters: int) -> None:
-    champion = model(probability)
+    champion = linear_model({"z_score": 0.0}, probability)
     entries = Rule(champion, signals_from=signals_from).at(1, row(3.0))
     assert len(entries) == enters
     for entry in entries:
@@ -214,11 +198,14 @@ def test_a_champion_enters_on_its_word(signals_from: str, probability: float, en
 
 
 def test_a_probability_at_the_threshold_enters() -> None:
-    assert len(Rule(model(0.5), probability_threshold=0.5).at(1, row(3.0))) == 1
+    assert (
+        len(Rule(linear_model({"z_score": 0.0}, 0.5), probability_threshold=0.5).at(1, row(3.0)))
+        == 1
+    )
 
 
 def test_a_champion_does_not_enter_what_the_rule_would_not() -> None:
-    assert Rule(model(0.99)).at(1, row(1.9)) == ()
+    assert Rule(linear_model({"z_score": 0.0}, 0.99)).at(1, row(1.9)) == ()
 
 
 def test_without_a_champion_the_rule_decides_unless_the_model_must() -> None:
@@ -227,12 +214,12 @@ def test_without_a_champion_the_rule_decides_unless_the_model_must() -> None:
 
 
 def test_the_rule_alone_does_not_ask_the_champion() -> None:
-    (entry,) = Rule(model(0.01), signals_from="z").at(1, row(3.0))
+    (entry,) = Rule(linear_model({"z_score": 0.0}, 0.01), signals_from="z").at(1, row(3.0))
     assert (entry.reason, entry.confidence, entry.model_sha256) == ("z_score", None, None)
 
 
 def test_an_exit_names_the_model_that_opened_the_trade() -> None:
-    champion = model(0.9)
+    champion = linear_model({"z_score": 0.0}, 0.9)
     rule = Rule(champion)
     rule.at(1, row(3.0))
     rule.champion = None

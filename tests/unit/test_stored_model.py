@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -18,8 +21,8 @@ from shared.quant.purged_cv import walk_forward_splits
 from shared.quant.scorers import STORED_FAMILIES, TreeScorer, scorer_of
 from shared.quant.typing import Float2D, Int1D
 from shared.sleeves.pairs.labels import LabelSettings
-from shared.sleeves.pairs.model import fit_logistic
-from shared.sleeves.pairs.stored_model import StoredModel, model_from_bytes
+from shared.sleeves.pairs.stored_model import StoredModel
+from tests.support import linear_model
 
 NAMES = ("alpha", "beta", "gamma", "delta")
 SMALL: dict[str, dict[str, Any]] = {
@@ -75,7 +78,7 @@ def test_a_stored_model_predicts_as_its_library_does(
 @pytest.mark.parametrize("family", STORED_FAMILIES)
 def test_one_row_gives_the_bits_that_many_give_also_after_storage(family: str) -> None:
     features, _ = samples()
-    model = model_from_bytes(stored(family).to_json_bytes())
+    model = StoredModel.from_json_bytes(stored(family).to_json_bytes())
     many = stored(family).predict_probability(features)
     backwards = NAMES[::-1]
     assert [model.probability_of_row(NAMES, row) for row in features.tolist()] == many.tolist()
@@ -100,22 +103,76 @@ def test_a_value_on_the_threshold_goes_the_way_that_the_library_sends_it() -> No
         assert model.predict_probability(rows) == pytest.approx(expected, abs=1e-12)
 
 
-def test_both_forms_of_document_are_read_and_no_other() -> None:
-    features, labels = samples()
-    first = fit_logistic(
-        features, labels, NAMES, regularisation=1.0, label=LabelSettings(),
-        trained_from_ms=0, trained_to_ms=1,
-    )  # fmt: skip
-    assert model_from_bytes(first.to_json_bytes()) == first
-    document = json.loads(stored("lightgbm").to_json_bytes())
-    for changes in ({"version": 2}, {"kind": "pickle"}, {"n_samples": 0}, {"more": 1}):
-        changed = json.dumps({**document, **changes}, sort_keys=True, separators=(",", ":"))
-        with pytest.raises(ContractError, match="model document"):
-            model_from_bytes(changed.encode())
-    with pytest.raises(ContractError, match="not in canonical form"):
-        model_from_bytes(stored("lightgbm").to_json_bytes() + b" ")
+def test_a_linear_model_by_hand() -> None:
+    # log-odds of 0.5 at zero are 0; 0.5 * 2 - 1.5 * 0.1 = 0.85
+    model = linear_model({"z_score": 0.5, "beta": -1.5}, 0.5)
+    given = model.probability_of_row(("z_score", "beta"), (2.0, 0.1))
+    assert given == pytest.approx(1 / (1 + math.exp(-0.85)), abs=1e-12)
+    extreme = model.predict_probability(np.array([[1e6, 0.1], [-1e6, 0.1]]))
+    assert extreme.tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
+
+
+def test_features_are_found_by_name() -> None:
+    model = linear_model({"z_score": 0.5, "beta": -1.5}, 0.5)
+    expected = model.probability_of_row(("z_score", "beta"), (2.0, 0.3))
+    assert model.probability_of_row(("beta", "other", "z_score"), (0.3, 9.0, 2.0)) == expected
+    with pytest.raises(ContractError, match="needs beta"):
+        model.probability_of_row(("z_score", "other"), (2.0, 0.3))
+
+
+def test_faulty_features_are_refused() -> None:
+    model = linear_model({"z_score": 0.5, "beta": -1.5}, 0.5)
+    with pytest.raises(DataError, match="one column for each"):
+        model.predict_probability(np.zeros((4, 3)))
+    with pytest.raises(DataError, match="NaN"):
+        model.predict_probability(np.array([[np.nan, 1.0]]))
+    with pytest.raises(DataError, match="NaN"):
+        model.probability_of_row(("z_score", "beta"), (math.nan, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"version": 2}, "version"),
+        ({"kind": "pickle"}, "kind"),
+        ({"more": 1}, "more"),
+        ({"n_samples": 0}, "at least one sample"),
+        ({"trained_to_ms": -1}, "period in order"),
+        ({"feature_names": ["beta", "beta"]}, "name each feature once"),
+        ({"feature_names": ["beta"]}, "name each feature once"),
+        ({"label": {"kind": "z_threshold", "thresh": 1.0}}, "label.thresh"),
+        ({"seed": "7"}, "seed"),
+    ],
+)
+def test_an_unsound_document_is_refused(changes: dict[str, Any], match: str) -> None:
+    document = json.loads(linear_model({"z_score": 0.5, "beta": -1.5}, 0.5).to_json_bytes())
+    changed = json.dumps({**document, **changes}, sort_keys=True, separators=(",", ":"))
+    with pytest.raises(ContractError, match=match):
+        StoredModel.from_json_bytes(changed.encode())
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"\x80\x04\x95 a pickle"])
+def test_what_is_no_document_is_refused(data: bytes) -> None:
     with pytest.raises(ContractError, match="model document"):
-        model_from_bytes(b"\x80\x04\x95 a pickle")
+        StoredModel.from_json_bytes(data)
+
+
+def test_another_spelling_of_a_document_is_refused() -> None:
+    data = linear_model({"z_score": 0.5}, 0.5).to_json_bytes()
+    for spelling in (data + b" ", data.replace(b"[0.5]", b"[0.50]")):
+        assert spelling != data
+        with pytest.raises(ContractError, match="not in canonical form"):
+            StoredModel.from_json_bytes(spelling)
+
+
+def test_predicting_imports_none_of_the_libraries_that_fit() -> None:
+    data = linear_model({"z_score": 0.5}, 0.5).to_json_bytes()
+    program = (
+        "import sys; from shared.sleeves.pairs.stored_model import StoredModel;"
+        f"StoredModel.from_json_bytes({data!r}).probability_of_row(('z_score',), (1.0,));"
+        " sys.exit(bool({'sklearn', 'lightgbm', 'scipy.stats'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_trees_in_which_a_row_might_never_arrive_are_refused() -> None:

@@ -18,7 +18,7 @@ from shared.events.features import FeatureRow, FeaturesComputed
 from shared.events.signals import Mark, Signal, SignalsRaised
 from shared.quant.compiled import compiled, interpreted
 from shared.sleeves.pairs.features import held_z
-from shared.sleeves.pairs.stored_model import Forecaster
+from shared.sleeves.pairs.stored_model import StoredModel
 
 SLEEVE = "pairs"
 
@@ -163,7 +163,7 @@ def decide_signals(
     computed: FeaturesComputed,
     settings: SignalSettings,
     spread_space: Literal["log", "price"],
-    champion: Forecaster | None,
+    champion: StoredModel | None,
     last_closes_at_ms: int | None,
 ) -> tuple[SignalsRaised, dict[tuple[str, str], PairTrade]]:
     """Decide the signals of one close.
@@ -236,7 +236,7 @@ def _consider(
     position: Mapping[str, int],
     settings: SignalSettings,
     limits: Thresholds,
-    champion: Forecaster | None,
+    champion: StoredModel | None,
 ) -> tuple[PairTrade | None, Signal | None]:
     """Enter a pair, or leave it alone."""
     z_score, beta = row.values[position["z_score"]], row.values[position["beta"]]

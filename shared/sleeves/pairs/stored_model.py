@@ -1,7 +1,7 @@
 """A calibrated model of any family, as it is stored, promoted and traded.
 
-Canonical JSON like the sleeve's first logistic model, and known by the SHA-256 of those bytes.
-Reading one runs no code of anybody's, and predicting needs none of the libraries that fitted it.
+Canonical JSON, and known by the SHA-256 of those bytes. Reading one runs no code of anybody's,
+and predicting needs none of the libraries that fitted it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from shared.quant.model_families import Parameter
 from shared.quant.scorers import LinearScorer, Scorer, TreeScorer, scorer_of
 from shared.quant.typing import Float1D, Float2D
 from shared.sleeves.pairs.labels import LabelSettings
-from shared.sleeves.pairs.model import LogisticModel, places_of, probability_of_log_odds
 
 if TYPE_CHECKING:  # it imports scipy.stats, which a service that only predicts need not pay
     from shared.quant.model_validation import CalibratedModel
@@ -288,38 +287,47 @@ class StoredModel:
         ContractError
             If one is missing.
         """
-        return places_of(self.feature_names, names, self.sha256)
+        place_of = {name: place for place, name in enumerate(names)}
+        missing = [name for name in self.feature_names if name not in place_of]
+        if missing:
+            raise ContractError(
+                f"model {self.sha256[:12]} needs {', '.join(missing)}, which the features lack: "
+                "restore the feature settings it was trained with or train anew"
+            )
+        return [place_of[name] for name in self.feature_names]
 
     def _probability(self, score: float) -> float:
         # Scalars throughout: vectorised exponentials may differ from them in the last bit.
         if self.scorer.link == "log_odds":
-            score = probability_of_log_odds(score)
+            score = _probability_of_log_odds(score)
         if isinstance(self.calibration, PlattCalibration):
             clipped = min(max(score, _EDGE), 1 - _EDGE)
             log_odds = math.log(clipped / (1 - clipped))
-            return probability_of_log_odds(
+            return _probability_of_log_odds(
                 self.calibration.slope * log_odds + self.calibration.intercept
             )
         return _interpolated(score, self.calibration)
 
 
-Forecaster = LogisticModel | StoredModel
-"""A model that the fleet can trade on."""
-
 _OWN = tuple(name for name in _Document.model_fields if name not in {"kind", "version"})
 
 
-def model_from_bytes(data: bytes) -> Forecaster:
-    """Read a stored model of either form.
+def _probability_of_log_odds(score: float) -> float:
+    """Return 1 / (1 + exp(-score)), without overflow.
 
     Raises
     ------
-    ContractError
-        If the bytes are not the canonical form of a sound model of a known kind and version.
+    DataError
+        If the score is NaN.
     """
-    if data.startswith(b'{"calibration":'):  # first of its sorted keys
-        return StoredModel.from_json_bytes(data)
-    return LogisticModel.from_json_bytes(data)
+    # One scalar function for one row and for many: vectorised exponentials may differ from it
+    # in the last bit.
+    if math.isnan(score):
+        raise DataError("score of the model is NaN: give finite features")
+    if score >= 0:
+        return 1 / (1 + math.exp(-score))
+    odds = math.exp(score)
+    return odds / (1 + odds)
 
 
 def _scorer(part: _Linear | _Trees) -> Scorer:
