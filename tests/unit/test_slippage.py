@@ -10,8 +10,12 @@ from shared.book.instrument import SPOT_STAND_IN, Instrument
 from shared.book.orders import Side
 from shared.book.slippage import FilledInBar, measure_slippage
 
-COIN = Instrument("AAA/USDT", price_decimals=4, lot_decimals=3, min_notional_e8=0, price_source=SPOT_STAND_IN)
-DEAR = Instrument("BBB/USDT", price_decimals=2, lot_decimals=3, min_notional_e8=0, price_source=SPOT_STAND_IN)
+COIN = Instrument(
+    "AAA/USDT", price_decimals=4, lot_decimals=3, min_notional_e8=0, price_source=SPOT_STAND_IN
+)
+DEAR = Instrument(
+    "BBB/USDT", price_decimals=2, lot_decimals=3, min_notional_e8=0, price_source=SPOT_STAND_IN
+)
 TERMS = FillTerms(slippage_ppm=200, impact_ppm=3_000, max_participation_ppm=1_000_000)
 
 
