@@ -23,7 +23,7 @@ from shared.events.ingest import BarsClosed
 from shared.events.portfolio import OrdersRequested
 from shared.events.screener import PairsScreened
 from shared.events.signals import SignalsRaised
-from shared.events.trainer import ModelPromoted
+from shared.events.trainer import DriftTripped, ModelPromoted
 
 POLL_SECONDS = 0.25
 ADOPTION_SECONDS = 5.0
@@ -211,6 +211,8 @@ def notable(event: Event) -> Iterator[str]:
         case PairsScreened():
             active = sum(pair.status == "active" for pair in event.pairs)
             yield f"{event.summary} ({active} active)"
+        case DriftTripped():
+            yield f"{event.action}: {'; '.join(event.reasons)}"
         case ModelPromoted(is_rollback=True):
             now = "no model" if event.sha256 is None else f"version {event.model_version}"
             yield f"{event.name} is rolled back: {now} is {event.alias}: {event.override_reason}"

@@ -53,6 +53,7 @@ from shared.errors import (
 from shared.events.base import Event
 from shared.events.executor import RiskChanged
 from shared.events.portfolio import OrdersRequested
+from shared.events.trainer import DriftTripped
 from shared.service import Runtime
 from shared.settings import Settings
 from shared.venues.gateway import VenueAccount, VenueFill, VenueGateway, VenueOpenOrder, VenueOrder
@@ -256,7 +257,10 @@ class Executor:
         if not symbols <= self._instruments.keys():
             await self._load_instruments(unit.connection)
         # Asked of the record, not of memory: a halt holds whoever has written it there.
-        control = (await store.load_control(unit.connection)).control
+        recorded = await store.load_control(unit.connection)
+        control = standing = recorded.control
+        if recorded.comes_after(requested.closes_at):
+            control = (await store.load_control(unit.connection, recorded.change_id)).control
         submitted_at_ms = None
         if requested.intents:
             submitted_at_ms = await (await self._venue()).synchronise()
@@ -281,10 +285,10 @@ class Executor:
             unit.publish("fills.booked", fills_booked(requested.closes_at, settlement))
         unit.publish("positions.changed", positions_changed(requested.closes_at, settlement))
         if settlement.breach is not None and control.state is TradingState.ACTIVE:
-            control = await self._cut_off(unit, control, settlement.breach, requested.closes_at)
+            standing = await self._cut_off(unit, standing, settlement.breach, requested.closes_at)
 
         def keep() -> None:
-            self._ledger, self._control = settlement.ledger, control
+            self._ledger, self._control = settlement.ledger, standing
             self._last_closes_at = max(requested.closes_at, self._last_closes_at or _EARLIEST)
             self._risk.note(self._last_closes_at, settlement.equity_e8)
             self._withdrawn &= settlement.ledger.orders.keys()
@@ -338,6 +342,29 @@ class Executor:
         metrics.BREACHES.inc()
         logger.error("limit broken, nothing is opened any more", breach=breach)
         return reduced
+
+    async def restrict_trading(self, tripped: DriftTripped, unit: UnitOfWork) -> None:
+        """Open nothing from the close after a check of drift on, where its wire asks for that.
+
+        A person lifts it with `/resume`. What is stricter already stands.
+        """
+        await self._require_lease(unit.connection)
+        control = (await store.load_control(unit.connection)).control
+        if tripped.action != "reduce_only" or control.state is not TradingState.ACTIVE:
+            return
+        reason = "; ".join(tripped.reasons)
+        reduced = obey(control, TradingCommand.REDUCE_ONLY, reason)
+        await store.insert_control(
+            unit.connection, reduced, store.TRIPWIRE, tripped.closes_at, unit.lineage
+        )
+        unit.publish("risk.changed", _risk_changed(reduced, tripped.closes_at, store.TRIPWIRE))
+
+        def keep() -> None:
+            self._control = reduced
+            metrics.RESTRICTIONS.inc()
+            logger.error("drift, nothing is opened any more", reason=reason)
+
+        unit.after_commit(keep)
 
     async def _without_repeats(
         self, requested: OrdersRequested, unit: UnitOfWork

@@ -1,10 +1,10 @@
 """Executor: orders, fills and positions at the venue.
 
 Consumes
-    `orders.requested`.
+    `orders.requested`; `drift.tripped`, which may take trading to reduce-only.
 Publishes
     `positions.changed`: one event per close; `orders.updated` and `fills.booked` when there
-    are any; `risk.changed` when a person or a limit changes what may be traded.
+    are any; `risk.changed` when a person, a limit or drift changes what may be traded.
 Owns
     `orders`, `fills`, `pair_positions`, `account`, `trading_states`, `adjustments`,
     `quarantined_orders`, `execution_leases`.
@@ -37,7 +37,10 @@ def create_app() -> FastAPI:
     def build(runtime: Runtime) -> Routes:
         executor.attach(runtime)
         return Routes(
-            handlers={"orders.requested": executor.settle},
+            handlers={
+                "orders.requested": executor.settle,
+                "drift.tripped": executor.restrict_trading,
+            },
             adopters={
                 "orders.updated": executor.refuse_foreign,
                 "fills.booked": executor.refuse_foreign,

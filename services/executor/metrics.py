@@ -20,6 +20,9 @@ IN_FLIGHT_SECONDS = Gauge(
 )
 LEASE = Gauge("mnt_executor_lease", "Whether this process trades the account")
 BREACHES = Counter("mnt_executor_limit_breaches_total", "Limits that took trading to reduce-only")
+RESTRICTIONS = Counter(
+    "mnt_executor_restrictions_total", "Tripwires of drift that took trading to reduce-only"
+)
 EXPOSURE_SECONDS = Histogram(
     "mnt_executor_exposure_seconds",
     "How long the legs of a pair were out of proportion, in the time of the market",

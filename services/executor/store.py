@@ -424,6 +424,10 @@ async def count_submissions(connection: AsyncConnection, since: datetime) -> int
 # --- what a person lets the book trade ------------------------------------------------------
 
 
+TRIPWIRE = "tripwire"
+"""Who decided what the trainer's checks of drift brought about."""
+
+
 @dataclass(frozen=True, slots=True)
 class RecordedControl:
     """What is in force, and who put it there when.
@@ -434,17 +438,35 @@ class RecordedControl:
         The last close handled before the change, if any had been.
     decided_at
         By the wall clock.
+    change_id
+        Its place among the changes.
     """
 
     control: TradingControl
     decided_by: str | None = None
     from_closes_at: datetime | None = None
     decided_at: datetime | None = None
+    change_id: int | None = None
+
+    def comes_after(self, closes_at: datetime) -> bool:
+        """Tell whether a close is still settled by what was in force before.
+
+        A person's word holds at once. A tripwire speaks of the features of a close, which the
+        trainer may have checked before or after that close is settled here: it holds from the
+        next one on, whichever came first.
+        """
+        return (
+            self.decided_by == TRIPWIRE
+            and self.from_closes_at is not None
+            and self.from_closes_at >= closes_at
+        )
 
 
-async def load_control(connection: AsyncConnection) -> RecordedControl:
-    """Return what is in force; an active book where nobody has ever decided anything."""
+async def load_control(connection: AsyncConnection, before: int | None = None) -> RecordedControl:
+    """Return what is in force, or was before a change; an active book where nobody decided."""
     newest = select(trading_states).order_by(trading_states.c.change_id.desc()).limit(1)
+    if before is not None:
+        newest = newest.where(trading_states.c.change_id < before)
     row = (await connection.execute(newest)).one_or_none()
     return RecordedControl(TradingControl()) if row is None else _recorded_control(row)
 
@@ -477,6 +499,7 @@ def _recorded_control(row: Any) -> RecordedControl:
         row.decided_by,
         row.from_closes_at,
         row.ingested_at,
+        row.change_id,
     )
 
 

@@ -12,8 +12,10 @@ from services.trainer import store
 from services.trainer.cycle_api import add_cycle_routes
 from services.trainer.domain import Stage
 from services.trainer.handlers import Promoted, Trained, Trainer
+from services.trainer.occasions import OccasionKind
 from shared.access.guard import CONTROL, READ, TRADE, Operator
 from shared.database.engine import snapshot
+from shared.events.trainer import TripwireAction
 from shared.rest import Limit, Reasoned, Since, Until, refusals
 from shared.service import ServedBy
 from shared.settings import Settings
@@ -95,24 +97,55 @@ class FeatureMoved(BaseModel):
     ks_p_value: float
 
 
+class FillsMeasured(BaseModel):
+    """How far fills were from the opens of their bars, against us, and by the model."""
+
+    n_fills: int
+    realised_ppm: float
+    modelled_ppm: float
+
+
 class DriftCheck(BaseModel):
-    """A check of the champion against its training.
+    """A check of the champion against its training, or of the fills against the model.
 
     Attributes
     ----------
+    sha256
+        The champion; empty where the fills were checked.
+    slippage
+        Of the fills; empty without any.
     calibration_gap
         Mean forecast less share of outcomes; empty without an outcome.
     action
         What a tripped wire did beside this row.
     """
 
-    sha256: str
+    sha256: str | None
     closes_at: datetime
     features: list[FeatureMoved]
     calibration_gap: float | None
+    slippage: FillsMeasured | None
     is_tripped: bool
-    action: Literal["none", "record", "retrain", "rollback"]
+    action: TripwireAction | Literal["none"]
     reasons: list[str]
+
+
+class RecordedTraining(BaseModel):
+    """A training: what it was for, and what came of it.
+
+    Attributes
+    ----------
+    sha256
+        The best model it made; empty where it made none.
+    fault
+        Why it made none.
+    """
+
+    closes_at: datetime
+    occasion: OccasionKind
+    reason: str
+    sha256: str | None
+    fault: str | None
 
 
 class TrainingSet(BaseModel):
@@ -156,13 +189,13 @@ def trainer_routes(settings: Settings, trainer: Trainer) -> APIRouter:
         summary="Train now, up to the last close",
         responses=refusals(409),
     )
-    async def train(runtime: ServedBy) -> Trained:
+    async def train(runtime: ServedBy, operator: Operator) -> Trained:
         """Train every family and answer when the models are recorded; it may take minutes.
 
         The best becomes challenger, and goes into the shadow if it passed the backtest's gates.
         The same rows give the same models, which are then recorded only once.
         """
-        return await runtime.do("train", trainer.train_on_request)
+        return await runtime.do("train", lambda unit: trainer.train_on_request(unit, operator))
 
     @router.post(
         "/promote",
@@ -204,10 +237,17 @@ def trainer_routes(settings: Settings, trainer: Trainer) -> APIRouter:
 
     @router.get("/drift", dependencies=[READ], summary="Checks of drift, newest first")
     async def drift(runtime: ServedBy, limit: Limit = 100) -> list[DriftCheck]:
-        """Return what was measured of champions, and what tripped."""
+        """Return what was measured of champions and of fills, and what tripped."""
         async with snapshot(runtime.engine) as connection:
             rows = await store.list_drift(connection, limit)
         return [DriftCheck.model_validate(dict(row._mapping)) for row in rows]
+
+    @router.get("/trainings", dependencies=[READ], summary="What was trained for, tries included")
+    async def trainings(runtime: ServedBy, limit: Limit = 100) -> list[RecordedTraining]:
+        """Return trainings, newest first."""
+        async with snapshot(runtime.engine) as connection:
+            rows = await store.list_trainings(connection, limit)
+        return [RecordedTraining.model_validate(dict(row._mapping)) for row in rows]
 
     @router.get(
         "/runs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -15,8 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.trainer import artefacts, metrics, store
 from services.trainer.domain import ALIAS_OF_STAGE, Stage, alias_left, net_return, reign
-from services.trainer.store import StagedModel
-from services.trainer.watch import DriftFound, watch_champion
+from services.trainer.occasions import (
+    Occasion,
+    Pair,
+    TrainingProgress,
+    is_rested,
+    occasion_to_train,
+)
+from services.trainer.store import Progress, StagedModel
+from services.trainer.watch import DriftFound, watch_champion, watch_fills
 from shared.backtest.candidates import Candidate, fit_candidate, search_candidate
 from shared.backtest.evidence import JudgedFamily, fit_terms, judge_families
 from shared.bus.consumer import UnitOfWork
@@ -26,7 +33,7 @@ from shared.database.instruments import load_instruments
 from shared.errors import ContractError, DataError, PermanentError
 from shared.events.base import Event
 from shared.events.features import FeaturesComputed
-from shared.events.trainer import ModelPromoted
+from shared.events.trainer import DriftTripped, ModelPromoted, TripwireAction
 from shared.quant.bar_checks import check_bars
 from shared.quant.gates import (
     ALL_GATES,
@@ -47,8 +54,6 @@ from shared.sleeves.pairs.stored_model import StoredModel
 from shared.venues.market import RecordedMarket
 
 MODEL_NAME = "pairs"
-FIRST_TRAINING_CLOSES = 12
-"""Closes between tries while the schedule has not made a first model yet."""
 _DAY_MS = timeframe_ms("1d")
 
 logger = structlog.get_logger()
@@ -138,9 +143,7 @@ class Trainer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._last_close_ms: int | None = None
-        self._closes_since_training = 0
-        self._has_trained = False
+        self._progress = Progress()
         folder = (settings.home / "mlflow").resolve()
         uri = settings.mlflow_url or f"sqlite:///{folder / 'mlflow.db'}"
         self._folder = folder
@@ -149,9 +152,8 @@ class Trainer:
         self._registry = ModelRegistry(uri, artifacts)
 
     async def reload(self, connection: AsyncConnection) -> None:
-        """Take the last close and the closes since the last training from the record."""
-        progress = await store.load_progress(connection)
-        self._last_close_ms, self._closes_since_training, self._has_trained = progress
+        """Take the last close, and what has passed since trainings and checks, from the record."""
+        self._progress = await store.load_progress(connection)
 
     async def refuse_foreign(self, event: Event, unit: UnitOfWork) -> None:
         """Refuse a promotion that did not come through the gates or an operator.
@@ -166,34 +168,92 @@ class Trainer:
             "POST /promote, which records who decided and why"
         )
 
+    async def refuse_foreign_check(self, event: Event, unit: UnitOfWork) -> None:
+        """Refuse a tripped wire that is not ours.
+
+        Raises
+        ------
+        ContractError
+            Always.
+        """
+        raise ContractError(
+            f"{type(event).__name__} from {unit.source_uri}: drift is found by the trainer's own "
+            "checks; take trading back with POST /reduce-only of the executor"
+        )
+
     async def observe(self, computed: FeaturesComputed, unit: UnitOfWork) -> None:
-        """Count a close, and train when the schedule says so."""
-        last_close_ms = max(computed.closes_at_ms, self._last_close_ms or 0)
-        if computed.y and self._settings.trainer.auto_promote:
-            await self._judge_shadow(unit, last_close_ms)
-        wants_training = computed.y and await self._watch_champion(unit, last_close_ms)
-        closes = self._closes_since_training + (1 if computed.y else 0)
-        if computed.y and (wants_training or self._is_due(closes)):
-            try:
-                await self._train(unit, last_close_ms)
-                closes = 0
-            except DataError as error:
-                # Too few samples is an outcome of a scheduled training, not a failure.
-                logger.info("not trained", reason=str(error))
+        """Count a close; judge the shadow, look for drift and train when that is due."""
+        before_ms, close_ms = self._progress.last_close_ms, computed.closes_at_ms
+        if not computed.y or close_ms <= (before_ms or 0):
+            # A close without features, or more of one that was counted.
+            progress = replace(self._progress, last_close_ms=max(close_ms, before_ms or 0))
+        else:
+            followed = zip(computed.y, computed.x, computed.status, strict=True)
+            pairs = frozenset((y, x) for y, x, status in followed if status == "active")
+            progress = await self._observe_close(unit, close_ms, pairs)
 
         def keep() -> None:
-            self._last_close_ms, self._closes_since_training = last_close_ms, closes
+            self._progress = progress
 
         unit.after_commit(keep)
 
-    def _is_due(self, closes: int) -> bool:
-        """Whether the schedule trains after so many closes; it looks sooner for a first model."""
-        every = self._settings.trainer.train_every_closes
-        if every and not self._has_trained:
-            every = min(every, FIRST_TRAINING_CLOSES)
-        return bool(every) and closes % every == 0
+    async def _observe_close(
+        self, unit: UnitOfWork, close_ms: int, pairs: frozenset[Pair]
+    ) -> Progress:
+        """Do what is due at a new close, and return how far the trainer is then."""
+        settings = self._settings.trainer
+        if settings.auto_promote:
+            await self._judge_shadow(unit, close_ms)
+        training = self._progress.training
+        training = replace(training, closes=training.closes + 1)
+        closes_since_check = self._progress.closes_since_check + 1
+        drift = None
+        if settings.drift.every_closes and closes_since_check >= settings.drift.every_closes:
+            closes_since_check = 0
+            await self._check_fills(unit, close_ms)
+            may_train = is_rested(settings, training)
+            drift = await self._check_champion(unit, close_ms, may_train=may_train)
+        occasion = occasion_to_train(
+            settings,
+            training,
+            pairs=pairs,
+            champion_age_closes=await self._champion_age(unit.connection, close_ms, training),
+            drift=drift,
+        )
+        if occasion is not None:
+            training = await self._train_for(unit, close_ms, occasion, pairs)
+        return Progress(close_ms, pairs, training, closes_since_check)
 
-    async def train_on_request(self, unit: UnitOfWork) -> Trained:
+    async def _champion_age(
+        self, connection: AsyncConnection, close_ms: int, training: TrainingProgress
+    ) -> int | None:
+        """Return how many closes ago the champion was trained, where that may matter."""
+        settings = self._settings.trainer
+        if not settings.train_every_closes or not is_rested(settings, training):
+            return None
+        champion = await store.model_at(connection, "champion")
+        bar_ms = timeframe_ms(self._settings.trade_timeframe)
+        return None if champion is None else (close_ms - champion.trained_at_ms) // bar_ms
+
+    async def _train_for(
+        self, unit: UnitOfWork, close_ms: int, occasion: Occasion, pairs: frozenset[Pair]
+    ) -> TrainingProgress:
+        """Train of our own accord; too few samples is then an outcome, not a failure."""
+        try:
+            await self._train(unit, close_ms, occasion)
+        except DataError as error:
+            await store.insert_training(
+                unit.connection, close_ms, occasion, unit.lineage, fault=str(error)
+            )
+            self._tell_training(unit, occasion, "no_model")
+            logger.info("not trained", occasion=occasion.kind, reason=str(error))
+            return TrainingProgress(0, self._progress.training.has_model, pairs)
+        return TrainingProgress(0, True, pairs)
+
+    def _tell_training(self, unit: UnitOfWork, occasion: Occasion, outcome: str) -> None:
+        unit.after_commit(lambda: metrics.TRAININGS.labels(occasion.kind, outcome).inc())
+
+    async def train_on_request(self, unit: UnitOfWork, operator: str) -> Trained:
         """Train on everything up to the last close seen.
 
         Raises
@@ -203,14 +263,22 @@ class Trainer:
         DataError
             If there are too few samples, or only one class of them.
         """
-        return await self._train(unit, self._require_close())
+        occasion = Occasion("request", f"asked for by {operator}")
+        trained = await self._train(unit, self._require_close(), occasion)
+
+        def keep() -> None:
+            training = TrainingProgress(0, True, self._progress.pairs)
+            self._progress = replace(self._progress, training=training)
+
+        unit.after_commit(keep)
+        return trained
 
     def _require_close(self) -> int:
-        if self._last_close_ms is None:
+        if self._progress.last_close_ms is None:
             raise PermanentError("no close has been seen yet: wait for features, then ask again")
-        return self._last_close_ms
+        return self._progress.last_close_ms
 
-    async def _train(self, unit: UnitOfWork, close_ms: int) -> Trained:
+    async def _train(self, unit: UnitOfWork, close_ms: int, occasion: Occasion) -> Trained:
         """Fit every family on the rows up to a close; the same rows give the same models."""
         settings = self._settings.trainer
         bar_ms = timeframe_ms(self._settings.trade_timeframe)
@@ -259,7 +327,10 @@ class Trainer:
                 unit, challenger, "shadow", close_ms, gates=gates, decided_by="trainer",
                 reason="passed every gate of the backtest", gates_passed=True,
             )  # fmt: skip
-        unit.after_commit(self._note_training)
+        await store.insert_training(
+            unit.connection, close_ms, occasion, unit.lineage, sha256=best.model.sha256
+        )
+        self._tell_training(unit, occasion, "model")
         stage = await store.find_model(unit.connection, best.model.sha256)
         return Trained(
             name=MODEL_NAME,
@@ -424,20 +495,34 @@ class Trainer:
         real = await store.real_signals(connection, *period)
         return ShadowEvidence(n_closes, net_return(own, cost) - net_return(real, cost))
 
-    async def _watch_champion(self, unit: UnitOfWork, close_ms: int) -> bool:
-        """Check the champion for drift when that is due; tell whether to train anew."""
-        settings = self._settings.trainer
-        drift = settings.drift
-        if not drift.every_closes:
-            return False
+    async def _check_fills(self, unit: UnitOfWork, close_ms: int) -> None:
+        """Hold the fills of late against the model's, whoever decided on them.
+
+        Those of the bar before this close are left out: the executor may not have booked them
+        yet, and what is found must not depend on who is faster.
+        """
+        settings = self._settings
+        drift, bar_ms = settings.trainer.drift, timeframe_ms(settings.trade_timeframe)
+        fills = await store.fills_in_bars(
+            unit.connection,
+            settings.venue_name,
+            settings.trade_timeframe,
+            await load_instruments(unit.connection, settings.venue_name),
+            close_ms - drift.window_closes * bar_ms,
+            close_ms - bar_ms,
+        )
+        found = watch_fills(fills, settings.execution, drift)
+        await self._record_check(unit, None, close_ms, found, drift.slippage_action)
+
+    async def _check_champion(
+        self, unit: UnitOfWork, close_ms: int, *, may_train: bool
+    ) -> str | None:
+        """Hold the champion against its training; return why to train anew, if so."""
+        drift = self._settings.trainer.drift
         connection = unit.connection
         champion = await store.model_at(connection, "champion")
         if champion is None:
-            return False
-        last_ms = await store.last_drift_check_ms(connection, champion.sha256)
-        since_ms = champion.since_ms if last_ms is None else last_ms
-        if await store.count_closes(connection, since_ms, close_ms) < drift.every_closes:
-            return False
+            return None
         model = StoredModel.from_json_bytes(await store.model_document(connection, champion.sha256))
         bar_ms = timeframe_ms(self._settings.trade_timeframe)
         names, present = await store.feature_rows(
@@ -456,12 +541,38 @@ class Trainer:
 
         found = await asyncio.to_thread(watch)
         if found is None:
-            return False
-        action = drift.action if found.reasons else "none"
-        await store.save_drift(connection, champion.sha256, close_ms, found, action, unit.lineage)
+            return None
+        action = drift.action
+        if action == "retrain" and not may_train:
+            action = "record"
+        await self._record_check(unit, champion.sha256, close_ms, found, action)
+        if not found.reasons:
+            return None
+        reason = "; ".join(found.reasons)
         if action == "rollback":
-            await self.roll_back(
-                unit, "; ".join(found.reasons), "tripwire", is_override=False, close_ms=close_ms
+            await self.roll_back(unit, reason, "tripwire", is_override=False, close_ms=close_ms)
+        return reason if action == "retrain" else None
+
+    async def _record_check(
+        self,
+        unit: UnitOfWork,
+        sha256: str | None,
+        close_ms: int,
+        found: DriftFound,
+        action: TripwireAction,
+    ) -> None:
+        """Record a check, and tell the fleet and Prometheus of it; None checks fills."""
+        taken = action if found.reasons else "none"
+        await store.save_drift(unit.connection, sha256, close_ms, found, taken, unit.lineage)
+        if found.reasons:
+            unit.publish(
+                "drift.tripped",
+                DriftTripped(
+                    closes_at=instant_of_ms(close_ms),
+                    sha256=sha256,
+                    action=action,
+                    reasons=found.reasons,
+                ),
             )
 
         def show() -> None:
@@ -469,11 +580,13 @@ class Trainer:
                 metrics.STABILITY_INDEX.labels(feature.name).set(feature.stability_index)
             if found.calibration_gap is not None:
                 metrics.CALIBRATION_GAP.set(found.calibration_gap)
+            if found.slippage is not None:
+                metrics.SLIPPAGE.labels("realised").set(found.slippage.realised_ppm / 1e6)
+                metrics.SLIPPAGE.labels("modelled").set(found.slippage.modelled_ppm / 1e6)
             if found.reasons:
                 metrics.TRIPWIRES.labels(action).inc()
 
         unit.after_commit(show)
-        return action == "retrain"
 
     async def _judge_shadow(self, unit: UnitOfWork, close_ms: int) -> None:
         """Promote a shadow that has lasted long enough, or retire it: the record says which."""
@@ -524,9 +637,6 @@ class Trainer:
             return rows
 
         return feature_names(features), await asyncio.to_thread(compute)
-
-    def _note_training(self) -> None:
-        self._closes_since_training, self._has_trained = 0, True
 
     def _require_samples(self, dataset: Dataset) -> None:
         n_samples, n_positive = len(dataset.labels), int(dataset.labels.sum())

@@ -1,17 +1,17 @@
 """Trainer: datasets, models and promotions.
 
 Consumes
-    `features.computed`: event time, and the occasion of scheduled trainings and of judging
-    the shadow.
+    `features.computed`: event time, and the occasion of trainings, of checks of drift and of
+    judging the shadow.
 Publishes
     `models.promoted`: a model became challenger, shadow or champion, left the shadow, or the
-    champion before came back.
+    champion before came back; `drift.tripped`.
 Owns
-    `datasets`, `models`, `model_evidence`, `promotions`, `trials`, `drift_checks`; the MLflow
-    registry; `registry.json` and `production_map.json`.
+    `datasets`, `models`, `model_evidence`, `promotions`, `trials`, `trainings`,
+    `drift_checks`; the MLflow registry; `registry.json` and `production_map.json`.
 Serves
     `POST /train`, `/promote`, `/rollback`, `/cycles/short`, `/cycles/full`; `GET /models`,
-    `/runs`, `/drift`, `/cycles`, `/artifacts`; the routes every service has.
+    `/runs`, `/trainings`, `/drift`, `/cycles`, `/artifacts`; the routes every service has.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def create_app() -> FastAPI:
     def build(_: Runtime) -> Routes:
         return Routes(
             handlers={"features.computed": trainer.observe},
-            adopters={"models.promoted": trainer.refuse_foreign},
+            adopters={
+                "models.promoted": trainer.refuse_foreign,
+                "drift.tripped": trainer.refuse_foreign_check,
+            },
             reload=trainer.reload,
         )
 

@@ -13,4 +13,12 @@ CALIBRATION_GAP = Gauge(
     "mnt_trainer_calibration_gap_ratio",
     "Mean forecast of the champion less the share of outcomes, at the last check",
 )
+SLIPPAGE = Gauge(
+    "mnt_trainer_slippage_ratio",
+    "Distance of the fills of late from the opens of their bars, against us, at the last check",
+    ["kind"],
+)
+TRAININGS = Counter(
+    "mnt_trainer_trainings_total", "Trainings, tries included", ["occasion", "outcome"]
+)
 TRIPWIRES = Counter("mnt_trainer_tripwires_total", "Checks of drift that tripped", ["action"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.trainer.domain import ChampionChange, Stage
+from services.trainer.occasions import Occasion, Pair, TrainingProgress
 from services.trainer.watch import DriftFound
+from shared.book.instrument import Instrument
+from shared.book.orders import Side
+from shared.book.slippage import FilledInBar
 from shared.bus import log
-from shared.clock import instant_of_ms, ms_of_instant
+from shared.clock import instant_of_ms, ms_of_instant, timeframe_ms
 from shared.database.engine import insert_rows
 from shared.database.filters import within
 from shared.database.tables import (
@@ -33,6 +37,7 @@ from shared.database.tables import (
     promotions,
     shadow_closes,
     signals,
+    trainings,
     trials,
 )
 from shared.events.screener import PairsScreened
@@ -50,19 +55,88 @@ async def has_bars(connection: AsyncConnection, venue: str, timeframe: str) -> b
     return bool((await connection.execute(select(some))).scalar_one())
 
 
-async def load_progress(connection: AsyncConnection) -> tuple[int | None, int, bool]:
-    """Return the last close consumed, the closes since the last training, if there was one."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the trainer is.
+
+    Attributes
+    ----------
+    last_close_ms
+        The last close consumed; None before the first.
+    pairs
+        Active at it.
+    training
+        Since the last training.
+    closes_since_check
+        Trade closes since drift was last looked for.
+    """
+
+    last_close_ms: int | None = None
+    pairs: frozenset[Pair] = frozenset()
+    training: TrainingProgress = field(default_factory=TrainingProgress)
+    closes_since_check: int = 0
+
+
+async def load_progress(connection: AsyncConnection) -> Progress:
+    """Return how far the trainer is by the record."""
     last = await log.newest_consumed_close(connection, "trainer", "features.computed")
     if last is None:
-        return None, 0, False
-    trained_at = (await connection.execute(select(func.max(models.c.trained_at_close)))).scalar()
-    since_training = select(func.count(features.c.closes_at.distinct())).where(
-        features.c.closes_at <= last
+        return Progress()
+    last_ms = ms_of_instant(last)
+    model_at = (await connection.execute(select(func.max(models.c.trained_at_close)))).scalar()
+    tried_at = (await connection.execute(select(func.max(trainings.c.closes_at)))).scalar()
+    # A record from before trainings had rows knows only those that made a model.
+    since_ms = max((ms_of_instant(each) for each in (model_at, tried_at) if each), default=0)
+    checked_at = (await connection.execute(select(func.max(drift_checks.c.closes_at)))).scalar()
+    check_ms = 0 if checked_at is None else ms_of_instant(checked_at)
+    return Progress(
+        last_ms,
+        await _active_pairs(connection, last_ms),
+        TrainingProgress(
+            await count_closes(connection, since_ms, last_ms),
+            model_at is not None,
+            await _active_pairs(connection, since_ms),
+        ),
+        await count_closes(connection, check_ms, last_ms),
     )
-    if trained_at is not None:
-        since_training = since_training.where(features.c.closes_at > trained_at)
-    closes = (await connection.execute(since_training)).scalar_one()
-    return ms_of_instant(last), int(closes), trained_at is not None
+
+
+async def _active_pairs(connection: AsyncConnection, close_ms: int) -> frozenset[Pair]:
+    rows = await connection.execute(
+        select(features.c.y, features.c.x)
+        .where(features.c.closes_at == instant_of_ms(close_ms))
+        .where(features.c.status == "active")
+    )
+    return frozenset((row.y, row.x) for row in rows)
+
+
+async def insert_training(
+    connection: AsyncConnection,
+    close_ms: int,
+    occasion: Occasion,
+    lineage: Mapping[str, str],
+    *,
+    sha256: str | None = None,
+    fault: str | None = None,
+) -> None:
+    """Record what a training was for, and the model it made or why it made none."""
+    row = {
+        "closes_at": instant_of_ms(close_ms),
+        "occasion": occasion.kind,
+        "reason": occasion.reason,
+        "sha256": sha256,
+        "fault": fault,
+        **lineage,
+    }
+    await connection.execute(insert(trainings).values(**row))
+
+
+async def list_trainings(connection: AsyncConnection, limit: int) -> Sequence[Any]:
+    """Return trainings, newest first, those that made no model included."""
+    rows = await connection.execute(
+        select(trainings).order_by(trainings.c.training_id.desc()).limit(limit)
+    )
+    return rows.all()
 
 
 async def feature_rows(
@@ -379,18 +453,19 @@ async def model_document(connection: AsyncConnection, sha256: str) -> bytes:
 
 async def save_drift(
     connection: AsyncConnection,
-    sha256: str,
+    sha256: str | None,
     close_ms: int,
     found: DriftFound,
     action: str,
     lineage: Mapping[str, str],
 ) -> None:
-    """Record a check of drift, and what a tripped wire did."""
+    """Record a check of a model, or of fills, and what a tripped wire did."""
     row = {
         "sha256": sha256,
         "closes_at": instant_of_ms(close_ms),
         "features": [asdict(feature) for feature in found.features],
         "calibration_gap": found.calibration_gap,
+        "slippage": None if found.slippage is None else asdict(found.slippage),
         "is_tripped": bool(found.reasons),
         "action": action,
         "reasons": list(found.reasons),
@@ -403,7 +478,7 @@ async def list_drift(connection: AsyncConnection, limit: int) -> Sequence[Any]:
     """Return checks of drift, newest first."""
     rows = await connection.execute(
         select(drift_checks)
-        .order_by(drift_checks.c.closes_at.desc(), drift_checks.c.sha256)
+        .order_by(drift_checks.c.closes_at.desc(), drift_checks.c.sha256.nulls_last())
         .limit(limit)
     )
     return rows.all()
@@ -419,13 +494,54 @@ async def count_closes(connection: AsyncConnection, after_ms: int, up_to_ms: int
     return rows.scalar_one()
 
 
-async def last_drift_check_ms(connection: AsyncConnection, sha256: str) -> int | None:
-    """Return the close of a model's last check of drift, None before the first."""
-    row = await connection.execute(
-        select(func.max(drift_checks.c.closes_at)).where(drift_checks.c.sha256 == sha256)
+async def fills_in_bars(
+    connection: AsyncConnection,
+    venue: str,
+    timeframe: str,
+    instruments: Mapping[str, Instrument],
+    after_ms: int,
+    before_ms: int,
+) -> list[FilledInBar]:
+    """Return the fills of a period, each with the bar it came about in.
+
+    Those before trading was last resumed are left out: a person has seen them. So are those
+    of a bar that was not recorded, which say nothing of the venue.
+    """
+    rows = await connection.execute(
+        text(
+            """
+            SELECT fills.symbol, fills.side, fills.lots, fills.price_ticks, bars.open, bars.volume
+            FROM fills JOIN bars ON bars.venue = :venue AND bars.timeframe = :timeframe
+                AND bars.symbol = fills.symbol
+                AND bars.closes_at = CAST(:bar AS interval)
+                    + date_bin(CAST(:bar AS interval), filled_at, '1970-01-01T00:00:00Z')
+            WHERE filled_at >= greatest(CAST(:after AS timestamptz), (
+                      SELECT from_closes_at FROM trading_states
+                      WHERE state = 'active' ORDER BY change_id DESC LIMIT 1))
+              AND filled_at < :before
+            ORDER BY filled_at, client_order_id, fill_number
+            """
+        ),
+        {
+            "venue": venue,
+            "timeframe": timeframe,
+            "bar": timedelta(milliseconds=timeframe_ms(timeframe)),
+            "after": instant_of_ms(max(0, after_ms)),
+            "before": instant_of_ms(max(0, before_ms)),
+        },
     )
-    last = row.scalar_one_or_none()
-    return None if last is None else ms_of_instant(last)
+    return [
+        FilledInBar(
+            instruments[row.symbol],
+            Side(row.side),
+            row.lots,
+            row.price_ticks,
+            row.open,
+            row.volume,
+        )
+        for row in rows
+        if row.symbol in instruments
+    ]
 
 
 async def count_shadow_closes(

@@ -1,12 +1,14 @@
-"""How far the champion's features and forecasts have moved since its training. Pure."""
+"""How far features, forecasts and fills have moved from what was reckoned with. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from shared.book.execution import FillTerms
+from shared.book.slippage import FilledInBar, Slippage, measure_slippage
 from shared.quant.drift import FeatureDrift, feature_drift
 from shared.quant.typing import Float2D
 from shared.sleeves.pairs.dataset import Dataset, PairRows
@@ -21,16 +23,19 @@ class DriftFound:
     Attributes
     ----------
     features
-        In the order of the model's.
+        In the order of the model's; none of a check of fills.
     calibration_gap
         Mean forecast less share of outcomes; None without an outcome.
     reasons
         Why the wire tripped; empty where it did not.
+    slippage
+        Of the fills; None without any, or where a model was checked.
     """
 
     features: tuple[FeatureDrift, ...]
     calibration_gap: float | None
     reasons: tuple[str, ...]
+    slippage: Slippage | None = None
 
 
 def watch_champion(
@@ -85,6 +90,31 @@ def watch_champion(
             f"{settings.calibration_gap_max:g}"
         )
     return DriftFound(features, gap, tuple(reasons))
+
+
+def watch_fills(
+    fills: Iterable[FilledInBar], terms: FillTerms, settings: DriftSettings
+) -> DriftFound:
+    """Hold the fills of late against what the backtest reckons with.
+
+    Parameters
+    ----------
+    fills
+        Of late, each with its bar.
+    terms
+        Slippage and impact that the backtest assumes.
+    settings
+        Bounds.
+    """
+    found = measure_slippage(fills, terms)
+    reasons = []
+    bound = settings.slippage_excess_max_ppm
+    if found and found.n_fills >= settings.fewest_fills and found.excess_ppm > bound:
+        reasons.append(
+            f"{found.n_fills} fills were {found.realised_ppm:.0f} ppm worse than the opens of "
+            f"their bars, {found.modelled_ppm:.0f} by the model: beyond it by more than {bound:g}"
+        )
+    return DriftFound((), None, tuple(reasons), found)
 
 
 def _pooled(pairs: Sequence[PairRows], places: list[int]) -> Float2D:

@@ -398,15 +398,39 @@ trials = Table(
 drift_checks = Table(
     "drift_checks",
     metadata,
-    Column("sha256", Text, ForeignKey("models.sha256"), primary_key=True),
-    _key("closes_at", Instant),
+    # Of the champion; none where the fills were checked, which is no model's doing.
+    Column("sha256", Text, ForeignKey("models.sha256")),
+    _required("closes_at", Instant),
     _required("features", JSONB),
     Column("calibration_gap", Double),
+    # Of the fills: how many, realised and modelled in millionths; none without a fill.
+    Column("slippage", JSONB),
     _required("is_tripped", Boolean),
     _required("action", Text),
     _required("reasons", JSONB),
     *_lineage(),
     CheckConstraint("is_tripped = (jsonb_array_length(reasons) > 0)", name="reasons"),
+    CheckConstraint("sha256 IS NULL OR slippage IS NULL", name="subject"),
+    UniqueConstraint("sha256", "closes_at", postgresql_nulls_not_distinct=True),
+)
+
+trainings = Table(
+    "trainings",
+    metadata,
+    Column("training_id", BigInteger, Identity(always=True), primary_key=True),
+    _required("closes_at", Instant),
+    _required("occasion", Text),
+    _required("reason", Text),
+    # Of the best model it made; none where it made none, and then why.
+    Column("sha256", Text, ForeignKey("models.sha256")),
+    Column("fault", Text),
+    *_lineage(),
+    CheckConstraint(
+        "occasion IN ('request', 'first', 'schedule', 'roster', 'drift', 'age')", name="occasion"
+    ),
+    CheckConstraint("(sha256 IS NULL) <> (fault IS NULL)", name="outcome"),
+    CheckConstraint("length(reason) > 0", name="reason"),
+    Index(None, "closes_at"),
 )
 
 # --- signals ---------------------------------------------------------------------------

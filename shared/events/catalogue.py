@@ -13,7 +13,7 @@ from shared.events.ingest import BarsClosed
 from shared.events.portfolio import OrdersRequested
 from shared.events.screener import PairsScreened
 from shared.events.signals import SignalsRaised
-from shared.events.trainer import ModelPromoted
+from shared.events.trainer import DriftTripped, ModelPromoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ TOPICS: dict[str, Topic] = {
         Topic("pairs.screened", PairsScreened, "screener", "the roster after a screen"),
         Topic("features.computed", FeaturesComputed, "features", "features of the roster"),
         Topic("models.promoted", ModelPromoted, "trainer", "a model took an alias"),
+        Topic("drift.tripped", DriftTripped, "trainer", "a check of drift beyond its bounds"),
         Topic("signals.raised", SignalsRaised, "signals", "entries and exits"),
         Topic("orders.requested", OrdersRequested, "portfolio", "intents"),
         Topic("orders.updated", OrdersUpdated, "executor", "order life cycle"),

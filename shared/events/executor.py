@@ -71,13 +71,13 @@ class PositionsChanged(Event):
 
 
 class RiskChanged(Event):
-    """A person changed what the executor may trade.
+    """A person, a limit or drift changed what the executor may trade.
 
     Attributes
     ----------
     closes_at
-        The last close handled before the change, which is in force from the next one on; the
-        beginning of 1970 where none had been handled yet.
+        The close before the first at which the change is in force: the last one handled, or of
+        drift the one that was checked; the beginning of 1970 where none had been handled yet.
     state
         `active`: everything. `reduce_only`: nothing that opens or adds. `halted`: as before,
         and opening orders that work are withdrawn. Closing is always allowed.

@@ -9,6 +9,27 @@ from pydantic import Field, model_validator
 from shared.events.base import Event
 
 _SHA256 = "^[0-9a-f]{64}$"
+TripwireAction = Literal["record", "retrain", "rollback", "reduce_only"]
+
+
+class DriftTripped(Event):
+    """A check of drift went beyond its bounds.
+
+    Attributes
+    ----------
+    closes_at
+        The close of the check; what is done about it holds from the next one on.
+    sha256
+        The champion whose features or forecasts have moved; none where fills were worse than
+        the model's.
+    action
+        What was decided: nothing but this, a training, a rollback, or that the executor is to
+        open nothing until a person lifts that.
+    """
+
+    sha256: str | None = Field(pattern=_SHA256)
+    action: TripwireAction
+    reasons: tuple[str, ...] = Field(min_length=1)
 
 
 class ModelPromoted(Event):

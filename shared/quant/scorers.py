@@ -6,11 +6,14 @@ needs no library to score with, and gives the same bits for one row as for many.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,8 @@ from shared.quant.typing import Float1D, Float2D, Int1D
 Link = Literal["log_odds", "probability"]
 
 _LEAF = -1
+
+_Node = TypeVar("_Node")
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class TreeScorer:
         Whether the score is a probability or its log-odds.
     is_single_precision
         Whether values are rounded to 32 bits before they are compared, as scikit-learn's
-        forests do.
+        forests, XGBoost and CatBoost do.
 
     Raises
     ------
@@ -225,7 +230,8 @@ def scorer_of(fitted: FittedModel) -> Scorer:
 
     Notes
     -----
-    Scores agree with the library's to rounding: sums are taken in the order of the trees.
+    Scores agree with the library's to rounding: sums are taken in the order of the trees. That
+    is 1e-12, but of XGBoost 1e-5: it adds its leaves in 32 bits, and here they are added in 64.
     """
     match fitted.family.name:
         case "logistic_regression":
@@ -241,6 +247,10 @@ def scorer_of(fitted: FittedModel) -> Scorer:
             return _hist_boosting(fitted)
         case "lightgbm":
             return _lightgbm(fitted)
+        case "xgboost":
+            return _xgboost(fitted)
+        case "catboost":
+            return _catboost(fitted)
         case name:
             raise DataError(
                 f"model family {name!r} has no stored form: research can use it, the fleet cannot; "
@@ -254,6 +264,8 @@ STORED_FAMILIES = (
     "extra_trees",
     "hist_gradient_boosting",
     "lightgbm",
+    "xgboost",
+    "catboost",
 )
 """Families whose models can be taken apart, stored and traded."""
 
@@ -307,19 +319,99 @@ def _hist_boosting(fitted: FittedModel) -> TreeScorer:
 
 def _lightgbm(fitted: FittedModel) -> TreeScorer:
     document = fitted.estimator.booster_.dump_model()
-    trees = [_lightgbm_tree(tree["tree_structure"]) for tree in document["tree_info"]]
+    trees = [_laid_out(tree["tree_structure"], _lightgbm_node) for tree in document["tree_info"]]
     return _joined(fitted, trees, 0.0, 1.0, "log_odds", is_single_precision=False)
 
 
-def _lightgbm_tree(root: dict[str, Any]) -> _Tree:
+def _lightgbm_node(node: dict[str, Any]) -> _Asks[dict[str, Any]] | float:
+    if "split_feature" not in node:
+        return float(node["leaf_value"])
+    return _Asks(
+        int(node["split_feature"]),
+        float(node["threshold"]),
+        node["left_child"],
+        node["right_child"],
+    )
+
+
+def _xgboost(fitted: FittedModel) -> TreeScorer:
+    learner = json.loads(fitted.estimator.get_booster().save_raw(raw_format="json"))["learner"]
+    [share] = json.loads(learner["learner_model_param"]["base_score"])
+    trees = [
+        _laid_out(0, _xgboost_node(tree)) for tree in learner["gradient_booster"]["model"]["trees"]
+    ]
+    # Its numbers are of 32 bits, and written as short as tells them apart there.
+    share = float(np.float32(share))
+    baseline = math.log(share / (1 - share))
+    return _joined(fitted, trees, baseline, 1.0, "log_odds", is_single_precision=True)
+
+
+def _xgboost_node(tree: dict[str, Any]) -> Callable[[int], _Asks[int] | float]:
+    def look(node: int) -> _Asks[int] | float:
+        number = np.float32(tree["split_conditions"][node])
+        left = tree["left_children"][node]
+        if left < 0:
+            return float(number)
+        # A row goes left below the number, not at it: here at most at the next one down.
+        below = float(np.nextafter(number, np.float32(-np.inf)))
+        return _Asks(tree["split_indices"][node], below, left, tree["right_children"][node])
+
+    return look
+
+
+def _catboost(fitted: FittedModel) -> TreeScorer:
+    with TemporaryDirectory() as folder:  # CatBoost tells its trees to files only
+        path = Path(folder) / "model.json"
+        fitted.estimator.save_model(str(path), format="json")
+        document = json.loads(path.read_text())
+    scale, [bias] = document["scale_and_bias"]
+    trees = [_laid_out((0, 0), _catboost_node(tree, scale)) for tree in document["oblivious_trees"]]
+    return _joined(fitted, trees, float(bias), 1.0, "log_odds", is_single_precision=True)
+
+
+def _catboost_node(
+    tree: dict[str, Any], scale: float
+) -> Callable[[tuple[int, int]], _Asks[tuple[int, int]] | float]:
+    # All nodes of a level ask the same; the answers are the bits of the leaf's number.
+    levels = tree["splits"] or []
+
+    def look(node: tuple[int, int]) -> _Asks[tuple[int, int]] | float:
+        level, leaf = node
+        if level == len(levels):
+            return scale * float(tree["leaf_values"][leaf])
+        split = levels[level]
+        return _Asks(
+            split["float_feature_index"],
+            float(np.float32(split["border"])),
+            (level + 1, leaf),
+            (level + 1, leaf | 1 << level),
+        )
+
+    return look
+
+
+@dataclass(frozen=True, slots=True)
+class _Asks(Generic[_Node]):
+    """A node that asks: where a row goes whose value is at most the threshold, and where else."""
+
+    feature: int
+    threshold: float
+    left: _Node
+    right: _Node
+
+
+def _laid_out(root: _Node, look: Callable[[_Node], _Asks[_Node] | float]) -> _Tree:
+    """Return the tree below a node; `look` tells what a node asks, or what a leaf adds."""
     rows: list[tuple[int, float, int, int, float]] = []
 
-    def place(node: dict[str, Any]) -> int:
-        at = len(rows)
-        rows.append((_LEAF, 0.0, 0, 0, float(node.get("leaf_value", 0.0))))
-        if "split_feature" in node:
-            left, right = place(node["left_child"]), place(node["right_child"])
-            rows[at] = (int(node["split_feature"]), float(node["threshold"]), left, right, 0.0)
+    def place(node: _Node) -> int:
+        at, found = len(rows), look(node)
+        if isinstance(found, float):
+            rows.append((_LEAF, 0.0, 0, 0, found))
+        else:
+            rows.append((found.feature, found.threshold, 0, 0, 0.0))
+            left, right = place(found.left), place(found.right)
+            rows[at] = (found.feature, found.threshold, left, right, 0.0)
         return at
 
     place(root)

@@ -27,7 +27,7 @@ from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
 from shared.events.schemas import FOLDER, schema_documents, write_schemas
 from shared.events.screener import PairsScreened, RosterPair
 from shared.events.signals import Mark, Signal, SignalsRaised
-from shared.events.trainer import ModelPromoted
+from shared.events.trainer import DriftTripped, ModelPromoted
 
 CLOSE = instant_of_ms(1_704_110_400_250)
 BEFORE = CLOSE - timedelta(hours=1)
@@ -180,6 +180,7 @@ SAMPLES: tuple[Event, ...] = (
         reason="the venue announced maintenance",
         decided_by="operator",
     ),
+    DriftTripped(closes_at=CLOSE, sha256=None, action="reduce_only", reasons=("fills cost more",)),
 )
 each_sample = pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
 

@@ -28,6 +28,7 @@ EXPECTED = {
         "POST /rollback",
         "GET /models",
         "GET /runs",
+        "GET /trainings",
         "GET /drift",
         "POST /cycles/short",
         "POST /cycles/full",

@@ -19,6 +19,7 @@ from shared.clock import instant_of_ms
 from shared.database.tables import instruments
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
 from shared.events.signals import Mark
+from shared.events.trainer import DriftTripped, TripwireAction
 from tests.serving import Record, Served, recording, serving, settings_in_environment
 from tests.support import eventually_async
 from tests.trading_stub import TradingStub, refused
@@ -504,6 +505,52 @@ async def test_a_producer_gone_mad_is_cut_off_until_a_person_resumes(
         await trading.executor.send("POST", "/resume")
         await trading.close(1, opening(1, *pairs[-1]))
         assert len(trading.venue.orders) == 12
+
+
+async def test_drift_takes_trading_to_reduce_only_from_the_close_after_its_check(
+    trading: Trading,
+) -> None:
+    async def trip(number: int, action: TripwireAction) -> None:
+        closes_at = instant_of_ms(close_ms(number))
+        reasons = ("fills cost more", "forecasts are wrong")
+        await trading.record.publish(
+            "drift.tripped",
+            DriftTripped(closes_at=closes_at, sha256=None, action=action, reasons=reasons),
+        )
+        await trading.is_settled()
+
+    await trading.close(0)
+    await trip(0, "rollback")  # the trainer's own business
+    assert (await trading.executor.get("/status"))["trading"]["state"] == "active"
+    # The trainer was faster than the chain of signals: this close is still settled as before.
+    await trip(1, "reduce_only")
+    await trading.close(1, opening(1))
+    assert len(trading.venue.open_orders()) == 2
+    trading.venue.trade()
+    await trading.close(2, opening(2, X, Y))
+    assert trading.venue.open_orders() == []
+    assert (await trading.orders())[-1][0] == "denied"
+    await trip(2, "reduce_only")  # which stands already
+    await trading.close(3, closing(3, 1))
+    assert len(trading.venue.open_orders()) == 2
+    trading.venue.trade()
+    changes = "SELECT state, decided_by, reason, from_closes_at FROM trading_states"
+    assert await trading.record.rows(changes) == [
+        (
+            "reduce_only",
+            "tripwire",
+            "fills cost more; forecasts are wrong",
+            instant_of_ms(close_ms(1)),
+        )
+    ]
+    published = "SELECT closes_at FROM event_log WHERE topic = 'risk.changed'"
+    assert await trading.record.rows(published) == [(instant_of_ms(close_ms(1)),)]
+    exposed = (await trading.executor.client.get("/metrics")).text
+    assert "mnt_executor_restrictions_total 1.0" in exposed
+    await trading.close(4)
+    await trading.executor.send("POST", "/resume")
+    await trading.close(5, opening(5))
+    assert len(trading.venue.open_orders()) == 2
 
 
 async def test_an_open_loss_beyond_the_limit_takes_trading_to_reduce_only(

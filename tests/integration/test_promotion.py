@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from services.features.store import COLUMNS
 from services.trainer.store import evidence_document
-from shared.database.tables import feature_sets, features, model_evidence
-from shared.events.features import FeatureRow, FeaturesComputed
+from shared.database.tables import model_evidence
 from shared.events.trainer import ModelPromoted
 from shared.quant.bootstrap import SharpeInterval
 from shared.quant.gates import BacktestEvidence
 from shared.quant.performance import performance
-from shared.sleeves.pairs.features import FeatureSettings, feature_names
+from tests.feature_history import at, computed, publish_history
 from tests.serving import Record, Served, recording, serving, settings_in_environment
 from tests.support import eventually_async
 
@@ -28,19 +25,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
 )
 
-NOON = datetime.fromisoformat("2024-03-10T12:00:00+00:00")
-NAMES = feature_names(FeatureSettings())
 REASON = {"reason": "a rehearsal"}
 N_SHADOW_CLOSES = 4
-N_SPREAD = 1 + max(
-    NAMES.index(name)
-    for name in ("alpha", "beta", "spread", "spread_mean", "spread_std", "z_score")
-)
-"""Features up to here make the rule and the labels; what comes after only the model reads."""
-
-
-def at(number: int) -> datetime:
-    return NOON + timedelta(minutes=5 * number)
 
 
 @pytest.fixture
@@ -56,59 +42,6 @@ async def record(
     settings_in_environment(monkeypatch, tmp_path, database_url, redis_url, settings)
     async with recording(database_url, redis_url) as opened:
         yield opened
-
-
-def computed(number: int, rng: np.random.Generator, *z_scores: float) -> FeaturesComputed:
-    """Return the features of a close; every close has pairs of its own, none in cool-down."""
-    rows = []
-    for place, z_score in enumerate(z_scores):
-        values = dict(zip(NAMES, rng.normal(size=len(NAMES)).tolist(), strict=True))
-        values |= {"beta": 1.0, "alpha": 0.0, "z_score": z_score, "spread": 0.01 * z_score}
-        values |= {"spread_mean": 0.0, "spread_std": 0.01}
-        rows.append(
-            FeatureRow(
-                y=f"Y{number}{'abc'[place]}/USDT",
-                x="X/USDT",
-                status="active",
-                close_y=float(np.exp(0.01 * z_score)),
-                close_x=1.0,
-                values=tuple(values[name] for name in NAMES),
-            )
-        )
-    return FeaturesComputed.of_rows(
-        closes_at=at(number),
-        timeframe="5m",
-        roster_closes_at=at(-12),
-        feature_names=NAMES,
-        rows=tuple(rows),
-        warming_up=(),
-    )
-
-
-async def publish_history(record: Record, numbers: range, shift: float = 0.0) -> None:
-    """Record and publish features of one pair whose spread swings, for the trainer to learn.
-
-    `shift` moves every feature that is neither price nor spread.
-    """
-    rng = np.random.default_rng(numbers.start)
-    await record.put(feature_sets, {"feature_set": "swings", "names": list(NAMES)})
-    for number in numbers:
-        z_score = 2.5 * float(np.sin(number * (1 + 0.2 * np.sin(number / 9))))
-        event = computed(number, rng, z_score)
-        values = (*event.rows[0].values[:N_SPREAD], *(
-            value + shift for value in event.rows[0].values[N_SPREAD:]
-        ))  # fmt: skip
-        event = event.model_copy(update={"y": ("S/USDT",), "values": (values,)})
-        await record.put(
-            features,
-            {
-                "closes_at": event.closes_at,
-                **dict(zip(COLUMNS, event.rows[0], strict=True)),
-                "roster_closes_at": event.roster_closes_at,
-                "feature_set": "swings",
-            },
-        )
-        await record.publish("features.computed", event)
 
 
 async def close(record: Record, number: int) -> None:
@@ -150,6 +83,11 @@ async def trained(record: Record, trainer: Served, numbers: range) -> dict[str, 
     await record.is_handled("trainer")
     answer: dict[str, Any] = await trainer.send("POST", "/train")
     return answer
+
+
+async def checks_of(trainer: Served, sha256: str) -> list[dict[str, Any]]:
+    """Return the checks of drift of a model, newest first."""
+    return [check for check in await trainer.get("/drift") if check["sha256"] == sha256]
 
 
 async def stages(record: Record, sha256: str) -> list[str]:
@@ -325,11 +263,11 @@ async def test_a_tripwire_takes_a_champion_back_whose_features_have_moved(
         await trainer.send("POST", "/promote", REASON)
         await publish_history(record, range(121, 151))
         await record.is_handled("trainer")
-        [calm] = await trainer.get("/drift")
+        [calm] = await checks_of(trainer, sha256)
         assert (calm["is_tripped"], calm["action"], calm["reasons"]) == (False, "none", [])
         await publish_history(record, range(151, 181), shift=9.0)
         await record.is_handled("trainer")
-        moved, _ = await trainer.get("/drift")
+        moved, _ = await checks_of(trainer, sha256)
         exposed = (await trainer.client.get("/metrics")).text
     assert (moved["is_tripped"], moved["action"], moved["sha256"]) == (True, "rollback", sha256)
     assert "features have a stability index above 2" in moved["reasons"][0]

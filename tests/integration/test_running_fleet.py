@@ -298,6 +298,63 @@ def test_an_operator_promotes_a_challenger_and_the_override_is_recorded(home: Fl
     assert refused.status_code == 409
 
 
+def test_models_change_hands_while_closes_go_on_and_a_tampered_one_is_refused(
+    home: FleetHome,
+) -> None:
+    client: Any = redis.Redis.from_url(redis_url(home))
+    trainer, signals = url(home, "trainer"), url(home, "signals")
+
+    def closes(*minutes: int) -> None:
+        """Publish closes of both symbols by hand, and wait until the last is settled."""
+        for minute in minutes:
+            event = orjson.loads(bars_event(minute, 101.0))
+            event["bars"] += [{**event["bars"][0], "symbol": "BBB/USDT"}]
+            for name in ("open", "high", "low", "close"):
+                event["bars"][1][name] = 50.0 + minute / 100
+            client.xadd("bars.5m", {"data": orjson.dumps(event)})
+        query = "SELECT 1 FROM event_log WHERE topic = 'positions.changed' AND closes_at = %s"
+        eventually(lambda: rows(home, query, f"2024-03-10T13:{minutes[-1]}:00Z"))
+
+    def post(address: str, **body: Any) -> httpx.Response:
+        return httpx.post(address, headers=bearing(home), json=body or None, timeout=120)
+
+    def champion() -> str:
+        info = httpx.get(f"{signals}/model-info", headers=bearing(home)).json()
+        return str(info["champion"]["sha256"])
+
+    first = champion()
+    closes(20, 25)
+    second = post(f"{trainer}/train").json()["sha256"]
+    assert second != first
+    promoted = post(f"{trainer}/promote", sha256=second, reason="newer").json()
+    assert promoted["decides_after"] == "2024-03-10T13:25:00Z"
+    closes(30)
+    assert champion() == second
+    undone = mnt(home, "rollback", "--reason", "it lost")
+    assert undone.returncode == 0, undone.stderr
+    closes(35)
+    assert champion() == first
+    with psycopg.connect(postgres_url(home, "")) as connection:
+        # The record itself refuses such a change, unless somebody takes its rule away.
+        connection.execute("ALTER TABLE models DROP CONSTRAINT models_identity_check")
+        connection.execute(
+            "UPDATE models SET document = document || ' '::bytea WHERE sha256 = %s", [second]
+        )
+    assert post(f"{trainer}/promote", sha256=second, reason="tampered with").status_code == 200
+    query = "SELECT error FROM dead_letter WHERE consumer = 'signals' AND topic = 'models.promoted'"
+    [(error,)] = eventually(lambda: rows(home, query)) or []
+    assert "it was changed and is refused" in error
+    closes(40, 45)
+    refused = post(f"{signals}/reload-model")
+    assert (refused.status_code, champion()) == (409, first)
+    handled = rows(
+        home,
+        "SELECT count(*), count(DISTINCT closes_at) FROM event_log "
+        "WHERE topic = 'signals.raised' AND closes_at >= '2024-03-10T13:20:00Z'",
+    )
+    assert handled == [(6, 6)]
+
+
 def test_stopping_leaves_no_process(home: FleetHome) -> None:
     stop_fleet(home)
     assert all(process.pid is None for process in read_status(home))

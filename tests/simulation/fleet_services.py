@@ -131,7 +131,10 @@ def _executor(settings: Settings, runtime: Runtime) -> tuple[Service, Routes]:
     executor = Executor(settings)
     executor.attach(runtime)
     return executor, Routes(
-        handlers={"orders.requested": executor.settle},
+        handlers={
+            "orders.requested": executor.settle,
+            "drift.tripped": executor.restrict_trading,
+        },
         adopters={
             "orders.updated": executor.refuse_foreign,
             "fills.booked": executor.refuse_foreign,

@@ -206,6 +206,6 @@ def test_families_are_named_with_commas_in_the_environment_and_on_the_command_li
     monkeypatch.setenv("MNT_TRAINER__FAMILIES", "lightgbm,random_forest")
     assert load_settings().trainer.family_names == ("lightgbm", "random_forest")
     assert strategy_of(["trainer.families=lightgbm"]).trainer.family_names == ("lightgbm",)
-    for unfit in ("", "lightgbm,lightgbm", "xgboost", "lightgbm, random_forest"):
+    for unfit in ("", "lightgbm,lightgbm", "oracle", "lightgbm, random_forest"):
         with pytest.raises(SettingsError, match="name each family once"):
             strategy_of([f"trainer.families={unfit}"])

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.trainer.watch import watch_champion
+from services.trainer.watch import watch_champion, watch_fills
+from shared.book.execution import FillTerms
+from shared.book.instrument import SPOT_STAND_IN, Instrument
+from shared.book.orders import Side
+from shared.book.slippage import FilledInBar
 from shared.quant.calibration import PlattCalibration
 from shared.quant.scorers import LinearScorer
 from shared.sleeves.pairs.dataset import Dataset, PairRows
@@ -69,3 +73,23 @@ def test_too_few_rows_say_nothing_and_no_outcome_is_no_gap() -> None:
     found = watch_champion(MODEL, NAMES, training, training, outcomes(0.0, n=0), SETTINGS)
     assert found is not None
     assert found.calibration_gap is None
+
+
+@pytest.mark.parametrize(
+    ("n_fills", "price_ticks", "is_tripped"),
+    [(9, 10_200, False), (10, 10_200, True), (10, 10_059, False), (10, 9_000, False)],
+)
+def test_a_wire_trips_on_enough_fills_that_are_worse_than_the_model(
+    n_fills: int, price_ticks: int, is_tripped: bool
+) -> None:
+    coin = Instrument("AAA/USDT", 2, 3, min_notional_e8=0, price_source=SPOT_STAND_IN)
+    bought = FilledInBar(coin, Side.BUY, 100, price_ticks, 100.0, 50.0)
+    settings = DriftSettings(slippage_excess_max_ppm=5_000, fewest_fills=10)
+    terms = FillTerms(slippage_ppm=1_000)
+    found = watch_fills([bought] * n_fills, terms, settings)
+    assert found.slippage is not None
+    assert found.slippage.n_fills == n_fills
+    assert bool(found.reasons) is is_tripped
+    if is_tripped:
+        assert found.reasons[0].startswith("10 fills were 20000 ppm worse than the opens of their ")
+    assert watch_fills([], terms, settings).slippage is None

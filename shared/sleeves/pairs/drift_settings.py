@@ -1,10 +1,12 @@
-"""When the features or forecasts of the champion count as drifted, and what is done then."""
+"""When features, forecasts or fills count as drifted, and what is done then."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from pydantic import BaseModel, Field
+
+from shared.events.trainer import TripwireAction
 
 
 class DriftSettings(BaseModel, frozen=True, extra="forbid"):
@@ -13,7 +15,7 @@ class DriftSettings(BaseModel, frozen=True, extra="forbid"):
     Attributes
     ----------
     every_closes
-        Trade closes between checks of the champion; 0 checks never.
+        Trade closes between checks; 0 checks never.
     window_closes
         Trade closes that count as the present.
     fewest_rows
@@ -24,7 +26,15 @@ class DriftSettings(BaseModel, frozen=True, extra="forbid"):
     calibration_gap_max
         Tripped where mean forecast and share of outcomes differ by more.
     action
-        What a tripped wire does beside its row: nothing, train anew, or roll back.
+        What a tripped wire of the champion does beside its row: nothing, train anew, roll back,
+        or ask the executor to open nothing until a person lifts that.
+    slippage_excess_max_ppm
+        Tripped where fills were worse than the model's by more than this on average, in
+        millionths of the price.
+    fewest_fills
+        Fills below which nothing is said.
+    slippage_action
+        What that wire does: nothing, or ask the executor to open nothing.
     """
 
     every_closes: int = Field(288, ge=0)
@@ -33,4 +43,7 @@ class DriftSettings(BaseModel, frozen=True, extra="forbid"):
     stability_index_max: float = Field(0.25, gt=0)
     features_share_max: float = Field(0.5, ge=0, lt=1)
     calibration_gap_max: float = Field(0.15, gt=0, le=1)
-    action: Literal["record", "retrain", "rollback"] = "record"
+    action: TripwireAction = "record"
+    slippage_excess_max_ppm: float = Field(500.0, gt=0)
+    fewest_fills: int = Field(50, gt=0)
+    slippage_action: Literal["record", "reduce_only"] = "record"

@@ -27,7 +27,14 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
     Attributes
     ----------
     train_every_closes
-        Trade closes between trainings; 0 trains on request only.
+        Trade closes between trainings; 0 trains on request only, or where a tripwire is told to.
+    retrain_cooldown_closes
+        Trade closes after a training, whatever it made, before an event brings about another.
+    retrain_roster_share
+        Trains sooner where so large a share of the active pairs was not there at the last
+        training; 0 never does.
+    retrain_age_closes
+        Trains sooner where the champion is older than so many trade closes; 0 never does.
     in_sample
         Train also on bars from before a pair was on the roster. They took part in choosing
         it, so the model and its dataset are labelled; the gates accept no such evidence.
@@ -40,7 +47,8 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
         training and test.
     families
         Model families that every training fits, with commas between; the best becomes
-        challenger. `lightgbm` needs a library of the system, which the images do not have.
+        challenger. `lightgbm` needs a library of the system, which the images do not have;
+        `xgboost` and `catboost` need the extra `boosting`.
     n_trials
         Choices of parameters tried for each, its defaults first. All are on the ledger.
     calibration, seed
@@ -57,6 +65,9 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
     """
 
     train_every_closes: int = Field(0, ge=0)
+    retrain_cooldown_closes: int = Field(72, gt=0)
+    retrain_roster_share: float = Field(0.5, ge=0, le=1)
+    retrain_age_closes: int = Field(8064, ge=0)
     in_sample: bool = False
     train_window_closes: int = Field(8064, gt=0)
     min_samples: int = Field(200, ge=20)
