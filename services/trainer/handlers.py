@@ -295,8 +295,12 @@ class Trainer:
         self._require_samples(dataset)
         ledger = await store.load_ledger(unit.connection)
         judged, not_judged = await self._judge(unit.connection, close_ms, ledger)
-        fitted = await asyncio.to_thread(self._fit, dataset, (from_ms, close_ms), ledger, judged)
-        await store.save_ledger(unit.connection, ledger, unit.lineage)
+        try:
+            fitted = await asyncio.to_thread(
+                self._fit, dataset, (from_ms, close_ms), ledger, judged
+            )
+        finally:  # a search that came to nothing was tried all the same
+            await store.save_ledger(unit.connection, ledger, unit.lineage)
         await store.insert_dataset(
             unit.connection,
             dataset,
