@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Query
 from fastapi import Path as PathParameter
 from pydantic import AwareDatetime, BaseModel, Field
 
@@ -112,6 +112,11 @@ def add_cycle_routes(router: APIRouter, settings: Settings) -> None:
         summary="Files of finished cycles, newest cycle first",
         responses=refusals(409),
     )
-    async def artifacts(limit: Limit = 100) -> list[Artefact]:
+    async def artifacts(
+        limit: Limit = 100,
+        cycle_id: Annotated[
+            str | None, Query(max_length=100, description="Only the files of this cycle")
+        ] = None,
+    ) -> list[Artefact]:
         """Return the files of finished cycles with their hashes."""
-        return (await asyncio.to_thread(cycles.artefacts))[:limit]
+        return (await asyncio.to_thread(cycles.artefacts, cycle_id))[:limit]

@@ -11,7 +11,8 @@ Owns
     registry; `registry.json` and `production_map.json`.
 Serves
     `POST /train`, `/promote`, `/rollback`, `/cycles/short`, `/cycles/full`; `GET /models`,
-    `/runs`, `/drift`, `/cycles`, `/artifacts`; the routes every service has.
+    `/runs`, `/drift`, `/cycles`, `/artifacts`, the page `/console`; the routes every service
+    has.
 """
 
 from __future__ import annotations

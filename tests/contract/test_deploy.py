@@ -115,6 +115,16 @@ def test_ports_are_published_on_loopback_alone(name: str) -> None:
         assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)
 
 
+def test_the_console_links_to_what_is_published_and_cycles_outlive_the_container() -> None:
+    trainer = CONTAINERS["trainer"]
+    links = json.loads(trainer["environment"]["MNT_CONSOLE__LINKS"])
+    assert {*SERVICES, "mlflow", "prometheus", "grafana"} == links.keys()
+    for name, url in links.items():
+        [port] = [each.rsplit(":", 1)[0] for each in CONTAINERS[name]["ports"]]
+        assert url.removeprefix("http://").removesuffix("/docs") == port
+    assert trainer["volumes"] == ["research:/var/lib/mnt"]
+
+
 # --- settings -----------------------------------------------------------------------------
 
 
