@@ -10,9 +10,9 @@ Owns
     `datasets`, `models`, `model_evidence`, `promotions`, `trials`, `drift_checks`; the MLflow
     registry; `registry.json` and `production_map.json`.
 Serves
-    `POST /train`, `/promote`, `/rollback`, `/cycles/short`, `/cycles/full`; `GET /models`,
-    `/runs`, `/drift`, `/cycles`, `/artifacts`, the page `/console`; the routes every service
-    has.
+    `POST /train`, `/promote`, `/rollback`, `/cycles/short`, `/cycles/full`, `/jobs/{name}/run`;
+    `PUT /jobs/{name}`; `GET /models`, `/runs`, `/drift`, `/cycles`, `/artifacts`, `/jobs`, the
+    page `/console`; the routes every service has.
 """
 
 from __future__ import annotations
