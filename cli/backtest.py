@@ -445,5 +445,6 @@ _SIGNALS = pa.schema(
         ("entered_at", _INSTANT),
         ("roster_closes_at", _INSTANT),
         ("model_sha256", pa.string()),
+        ("size_ppm", pa.int32()),
     ]
 )

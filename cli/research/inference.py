@@ -24,7 +24,7 @@ from shared.backtest.engine import run_backtest
 from shared.backtest.preparation import prepare_with
 from shared.backtest.result import BacktestResult
 from shared.book.instrument import Instrument
-from shared.book.sizing import E8, SizingSettings, size_pair
+from shared.book.sizing import E8, SizingSettings, part_of_gross_e8, size_pair
 from shared.book.targets import LiveTarget, plan_intents
 from shared.clock import instant_of_ms, ms_of_instant, timeframe_ms, utc_now
 from shared.errors import ContractError, DataError
@@ -168,8 +168,9 @@ def _line(
     rules: SignalSettings = strategy.signals
     gross_e8, lots_y, lots_x = 0, 0, 0
     if signal.action == "enter" and signal.hedge_ratio > 0:
+        gross_of_pair_e8 = part_of_gross_e8(strategy.portfolio.pair_gross_e8, signal.size_ppm)
         size = size_pair(
-            strategy.portfolio.pair_gross_e8, signal.hedge_ratio, strategy.features.spread_space,
+            gross_of_pair_e8, signal.hedge_ratio, strategy.features.spread_space,
             signal.close_y, signal.close_x, instruments[signal.y], instruments[signal.x],
         )  # fmt: skip
         gross_e8 = size.notional_y_e8 + size.notional_x_e8
