@@ -168,7 +168,7 @@ def _scaled(
             why = f"volatility target of {target:g} leaves {share:.1%} of it: too small to trade"
             decisions.append(Decision(decision.signal, None, why))
             continue
-        live[key] = replace(slot, notional_y_e8=notionals["y"], notional_x_e8=notionals["x"])
+        live[key] = slot._replace(notional_y_e8=notionals["y"], notional_x_e8=notionals["x"])
         scaled = intent.model_copy(update={"legs": tuple(legs)})
         decisions.append(replace(decision, intent=scaled))
     intents = tuple(d.intent for d in decisions if d.intent is not None)

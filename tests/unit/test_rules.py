@@ -408,11 +408,11 @@ def test_an_entry_tells_its_size_and_an_exit_is_whole() -> None:
     sizes = []
     for n_bars, z_score in enumerate((2.5, 0.0)):
         computed = features(n_bars, [row(z_score)])
-        slow = tuple(
-            each.model_copy(update={"values": (*each.values, 40.0)}) for each in computed.rows
-        )
         computed = computed.model_copy(
-            update={"feature_names": (*NAMES, "half_life_bars"), "rows": slow}
+            update={
+                "feature_names": (*NAMES, "half_life_bars"),
+                "values": tuple((*values, 40.0) for values in computed.values),
+            }
         )
         raised, trades = decide_signals(trades, computed, settings, "price", None, None)
         sizes += [(signal.action, signal.size_ppm) for signal in raised.signals]
