@@ -85,13 +85,13 @@ compose-up: secrets ## Run the whole fleet in containers
 
 .PHONY: compose-down
 compose-down: ## Stop the containers; their volumes stay
-	docker compose --profile grafana down
+	docker compose --profile grafana --profile store down
 
 .PHONY: compose-check
 compose-check: ## Check the containers' files with the tools that are installed
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
 	has() { "$$@" >/dev/null 2>&1 || { echo "not checked: '$$*' does not run here" >&2; return 1; }; }; \
-	if has docker compose version; then docker compose --profile grafana config --quiet; fi; \
+	if has docker compose version; then docker compose --profile grafana --profile store --profile upload config --quiet; fi; \
 	if has hadolint --version; then hadolint deploy/Dockerfile; fi; \
 	if has promtool --version; then \
 	    promtool check config deploy/prometheus/prometheus.yml; \

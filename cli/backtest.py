@@ -26,10 +26,12 @@ from shared.backtest.track import (
     E8,
     DailyTrack,
     PairProfit,
+    SymbolProfit,
     closed_trades,
     daily_track,
     pair_profits,
     spread_increments,
+    symbol_profits,
 )
 from shared.clock import instant_of_ms, ms_of_instant, utc_now
 from shared.errors import DataError, SettingsError
@@ -39,7 +41,7 @@ from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME, StrategySettings
 from shared.venues.market import load_market
 
 _INSTANT = pa.timestamp("ms", tz="UTC")
-_FILES = ("signals", "orders", "fills", "equity", "daily", "pairs")
+_FILES = ("signals", "orders", "fills", "equity", "daily", "pairs", "symbols")
 _FEWEST_DAYS = 3
 """With fewer there is no Sharpe ratio."""
 
@@ -104,7 +106,7 @@ def backtest_to_folder(request: BacktestRequest, out: Path | None) -> tuple[dict
 
     def make() -> dict[str, Any]:
         result, report = trade(request)
-        write_results(result, report, out, strategy_of(request.overrides).portfolio.capital_e8)
+        write_results(result, report, out, strategy_of(request.overrides))
         return {"in_sample": report["in_sample"]}
 
     settings = strategy_of(request.overrides).model_dump(mode="json")
@@ -283,7 +285,10 @@ def _last_screen(prepared: Prepared) -> str:
 
 
 def write_results(
-    result: BacktestResult, report: Mapping[str, object], folder: Path, capital_e8: int
+    result: BacktestResult,
+    report: Mapping[str, object],
+    folder: Path,
+    settings: StrategySettings,
 ) -> None:
     """Write what a backtest did as Parquet and the report as `summary.json`.
 
@@ -292,10 +297,9 @@ def write_results(
     result, report
         What it did.
     folder
-        Gets one file for signals, orders, fills, equity, days and pairs each.
-    capital_e8
-        What it began with.
-
+        Gets one file for signals, orders, fills, equity, days, pairs and symbols each.
+    settings
+        It was made with.
 
     Raises
     ------
@@ -304,14 +308,14 @@ def write_results(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, table in _tables(result, capital_e8).items():
+        for name, table in _tables(result, settings).items():
             pq.write_table(table, folder / f"{name}.parquet")
         (folder / "summary.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
     except OSError as error:
         raise DataError(f"{folder} cannot be written: {error}; choose another --out") from error
 
 
-def _tables(result: BacktestResult, capital_e8: int) -> dict[str, pa.Table]:
+def _tables(result: BacktestResult, settings: StrategySettings) -> dict[str, pa.Table]:
     signals = [
         {"closes_at": instant_of_ms(at_ms), **signal.model_dump()}
         for at_ms, signal in result.signals
@@ -341,8 +345,9 @@ def _tables(result: BacktestResult, capital_e8: int) -> dict[str, pa.Table]:
                 "side": [fill.side.value for fill in result.fills],
             }
         ),
-        "daily": daily_table({"backtest": daily_track(result, capital_e8)}),
+        "daily": daily_table({"backtest": daily_track(result, settings.portfolio.capital_e8)}),
         "pairs": pair_table(pair_profits(result)),
+        "symbols": symbol_table(symbol_profits(result, settings.execution)),
         "equity": pa.table(
             {
                 "closes_at": _instants([point.closes_at_ms for point in result.equity]),
@@ -392,6 +397,20 @@ def pair_table(pairs: Sequence[PairProfit]) -> pa.Table:
     )
 
 
+def symbol_table(symbols: Sequence[SymbolProfit]) -> pa.Table:
+    """Return what every symbol earned as a table, amounts in units of the quote."""
+    return pa.table(
+        {
+            "symbol": pa.array([each.symbol for each in symbols], pa.string()),
+            "n_fills": pa.array([each.n_fills for each in symbols], pa.int64()),
+            **{
+                name: pa.array([getattr(each, f"{name}_e8") / E8 for each in symbols], pa.float64())
+                for name in ("profit", "held", "execution", "fees", "funding")
+            },
+        }
+    )
+
+
 def _instants(values: Sequence[int]) -> pa.Array:
     return pa.array(values, type=pa.int64()).cast(_INSTANT)
 
@@ -426,5 +445,6 @@ _SIGNALS = pa.schema(
         ("entered_at", _INSTANT),
         ("roster_closes_at", _INSTANT),
         ("model_sha256", pa.string()),
+        ("size_ppm", pa.int32()),
     ]
 )

@@ -26,6 +26,18 @@ async def post(
     return answer
 
 
+async def put(home: FleetHome, service: str, route: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Put to a service of the fleet that runs on a home, with its token.
+
+    Raises
+    ------
+    FleetError
+        If the service does not run or refuses.
+    """
+    answer: dict[str, Any] = await _ask(home, service, "PUT", route, body)
+    return answer
+
+
 async def get(home: FleetHome, service: str, route: str) -> Any:
     """Get what a service of the fleet that runs on a home answers, with its token.
 

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli import check_commands, models
+from cli import check_commands, job_commands, models
 from cli.cycle import commands as cycle_commands
 from cli.fleet.home import resolve_home
 from cli.research import commands as research_commands
@@ -45,6 +45,7 @@ app.add_typer(db_app, name="db")
 token_app = typer.Typer(help="Tokens of the REST routes.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 app.add_typer(check_commands.app, name="check")
+app.add_typer(job_commands.app, name="job")
 app.command("cycle")(cycle_commands.cycle)
 app.command("report")(cycle_commands.report)
 app.command("select")(cycle_commands.select)

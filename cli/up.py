@@ -39,6 +39,8 @@ from shared.venues.recorded import read_bar_files
 
 MarketSource = Literal["simulated", "recorded", "live"]
 
+_PAGES = {"paper_exchange": "", "trainer": "/console"}
+"""What a person opens of a service, where it is not its documentation."""
 _POLL_SECONDS = 0.25
 _NAME_WIDTH = 14
 _LEVEL_STYLES = {"warning": "yellow", "error": "bold red", "critical": "bold red", "raw": "dim"}
@@ -273,7 +275,7 @@ def _what_runs_where(home: FleetHome, fleet: Supervisor, settings: Settings) -> 
     for status in fleet.status():
         address = "" if status.port is None else f"127.0.0.1:{status.port}"
         if status.name in SERVICES:
-            address = f"http://{address}" + ("" if status.name == "paper_exchange" else "/docs")
+            address = f"http://{address}{_PAGES.get(status.name, '/docs')}"
         elif status.name == MLFLOW:
             address = f"http://{address}"
         table.add_row(status.name, str(status.pid or ""), address)

@@ -9,7 +9,8 @@ umask 077
 folder=$(dirname "$0")/secrets
 mkdir -p "$folder"
 chmod 0700 "$folder"
-for name in postgres_password api_token venue_api_key venue_api_secret grafana_password; do
+for name in postgres_password api_token venue_api_key venue_api_secret grafana_password \
+    store_access_key store_secret_key; do
     file=$folder/$name
     [ -s "$file" ] && continue
     od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$file.new"

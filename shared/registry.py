@@ -182,6 +182,19 @@ class ModelRegistry:
             for key, value in tags.items():
                 client.set_model_version_tag(name, str(version), key, value)
 
+    def run_of(self, name: str, sha256: str) -> str | None:
+        """Return the run that made the model with this hash, None where none is registered.
+
+        Raises
+        ------
+        PermanentError
+            If name or hash are none.
+        StoreError
+            If MLflow does not answer.
+        """
+        found = self._find(name, sha256)
+        return None if found is None else found.run_id
+
     def load(self, name: str, sha256: str) -> bytes:
         """Return the bytes of the model with this hash.
 

@@ -51,8 +51,8 @@ _METRICS_EXAMPLE = """# TYPE mnt_bus_lag_events gauge
 mnt_bus_lag_events{consumer="signals",topic="features.computed"} 0.0
 """
 
-_OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
-"""What supervisors, containers and Prometheus ask for without a token."""
+_OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/console"})
+"""What supervisors, containers and Prometheus ask for without a token, and a page without data."""
 _KEY_HOLDERS = frozenset({"executor"})
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import AnyHttpUrl, BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 
@@ -78,6 +78,19 @@ class ArtefactSettings(BaseModel, frozen=True, extra="forbid"):
     region: str = "us-east-1"
 
 
+class ConsoleSettings(BaseModel, frozen=True, extra="forbid"):
+    """What the console knows of its surroundings.
+
+    Attributes
+    ----------
+    links
+        Addresses of other pages by name, such as those of MLflow and Grafana. `mlflow` is where
+        the runs of models are looked for.
+    """
+
+    links: dict[str, AnyHttpUrl] = {}
+
+
 class Settings(BaseSettings, StrategySettings):
     """What a service is told when it starts.
 
@@ -109,6 +122,8 @@ class Settings(BaseSettings, StrategySettings):
         Of the account, below those of the portfolio.
     artefacts
         Where research keeps its artefacts.
+    console
+        What the console knows of its surroundings.
     market, faults, follow
         The paper venue's market, the faults it injects, and what ingest follows at the venue.
     """
@@ -140,6 +155,7 @@ class Settings(BaseSettings, StrategySettings):
     mlflow_url: str | None = None
     limits: RiskLimits = RiskLimits()
     artefacts: ArtefactSettings = ArtefactSettings()
+    console: ConsoleSettings = ConsoleSettings()
     market: MarketSettings = MarketSettings()
     faults: FaultSettings = FaultSettings()
     follow: FollowSettings = FollowSettings()

@@ -22,6 +22,7 @@ from shared.backtest.track import (
     daily_track,
     pair_profits,
     spread_increments,
+    symbol_profits,
 )
 from shared.clock import instant_of_ms
 from shared.quant.gates import GateResult, power_of_gates
@@ -78,6 +79,10 @@ def describe(cycle: Cycle, ledger: LedgerFile) -> dict[str, Any]:
         "trades": asdict(closed_trades(shown)),
         "spread_increments": spread_increments(shown),
         "pairs": pairs,
+        "symbols": [
+            {**asdict(symbol), "profit_e8": symbol.profit_e8}
+            for symbol in symbol_profits(shown, cycle.strategy.execution)
+        ],
         "best_pair": _best_pair(shown, pairs[0]["pair"]) if pairs else None,
         "model": _model(cycle, selected) if selected else None,
         "robustness": _robustness(cycle),

@@ -138,6 +138,7 @@ def _sections(document: Document) -> list[tuple[str, str, tuple[Sequence[str], R
         ("Columns", _columns_note(document), _columns(document)),
         ("Risk", "", _risk(document)),
         ("Pairs", _pairs_note(document), _pairs(document)),
+        ("Symbols", _symbols_note(document), _symbols(document)),
         ("Model", _model_note(document), _model(document)),
         (
             "Robustness",
@@ -281,6 +282,32 @@ def _pairs(document: Document) -> tuple[Sequence[str], Rows]:
         "mean bars held",
     )  # fmt: skip
     return header, rows
+
+
+def _symbols_note(document: Document) -> str:
+    if not document["symbols"]:
+        return ""
+    n_more = len(document["symbols"]) - _MOST_PAIRS
+    note = (
+        "The legs of all pairs in a symbol together: what was held times the return of each bar, "
+        "what fills gained or lost against the mark, less costs."
+    )
+    return (
+        f"{note} The best {_MOST_PAIRS}; {n_more} more are in the summary." if n_more > 0 else note
+    )
+
+
+def _symbols(document: Document) -> tuple[Sequence[str], Rows]:
+    names = ("profit", "held", "execution", "fees", "funding")
+    rows = [
+        (
+            symbol["symbol"],
+            *(f"{symbol[f'{name}_e8'] / 1e8:,.2f}" for name in names),
+            str(symbol["n_fills"]),
+        )
+        for symbol in document["symbols"][:_MOST_PAIRS]
+    ]
+    return ("symbol", "profit USDT", *names[1:], "fills"), rows
 
 
 def _model_note(document: Document) -> str:

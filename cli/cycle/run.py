@@ -9,7 +9,7 @@ import orjson
 import pyarrow.parquet as pq
 from rich.progress import Progress
 
-from cli.backtest import daily_table, pair_table, write_results
+from cli.backtest import daily_table, pair_table, symbol_table, write_results
 from cli.cycle.artefacts import is_made, lineage, read_json, write_manifest
 from cli.cycle.document import describe
 from cli.cycle.ledger_file import LedgerFile
@@ -19,7 +19,7 @@ from cli.cycle.request import CycleRequest
 from cli.cycle.steps import dataset_table, write_json
 from cli.research.inference import last_marks, latest_orders
 from shared.backtest.result import BacktestResult
-from shared.backtest.track import pair_profits
+from shared.backtest.track import pair_profits, symbol_profits
 from shared.errors import DataError
 from shared.sleeves.pairs.settings import StrategySettings
 
@@ -100,11 +100,13 @@ def _write_artefacts(cycle: Cycle, out: Path) -> None:
         digests = result.tally.digests(result.prepared.bars_digest)
         report = {"counts": result.tally.counts(), "digests": digests}
         folder = out / "backtest" / name.replace(" ", "_")
-        write_results(result, report, folder, cycle.strategy.portfolio.capital_e8)
+        write_results(result, report, folder, cycle.strategy)
     tracks = {column.candidate.name: column.track for column in cycle.columns}
     pq.write_table(daily_table({**tracks, Z_RULE: cycle.z_track}), out / "daily.parquet")
     shown = cycle.z_rule if cycle.selected is None else cycle.selected.result
     pq.write_table(pair_table(pair_profits(shown)), out / "pairs.parquet")
+    symbols = symbol_profits(shown, cycle.strategy.execution)
+    pq.write_table(symbol_table(symbols), out / "symbols.parquet")
     _write_orders(cycle, shown, out)
 
 

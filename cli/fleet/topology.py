@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -156,6 +157,8 @@ def _service_spec(
     if name in VENUE_CLIENTS and PAPER_EXCHANGE in services:
         venue_port = home.claim_port(PAPER_EXCHANGE)
         own["MNT_VENUE_URL"] = env.get("MNT_VENUE_URL", f"http://127.0.0.1:{venue_port}")
+    if name == "trainer":
+        own["MNT_CONSOLE__LINKS"] = env.get("MNT_CONSOLE__LINKS") or _links(home, services)
     needs_venue = name == "executor" and PAPER_EXCHANGE in services
     return ProcessSpec(
         name=name,
@@ -165,4 +168,15 @@ def _service_spec(
         readiness=http_probe(f"http://127.0.0.1:{port}/ready"),
         liveness=http_probe(f"http://127.0.0.1:{port}/health"),
         depends_on=(*servers, *([PAPER_EXCHANGE] if needs_venue else [])),
+    )
+
+
+def _links(home: FleetHome, services: Sequence[str]) -> str:
+    """Return the pages of the processes run here, as the console's setting has them."""
+    pages = {name: f"http://127.0.0.1:{home.claim_port(name)}" for name in services}
+    return json.dumps(
+        {
+            name: url if name in {MLFLOW, PAPER_EXCHANGE} else f"{url}/docs"
+            for name, url in pages.items()
+        }
     )

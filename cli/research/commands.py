@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 import typer
@@ -30,12 +30,26 @@ from shared.errors import SettingsError
 from shared.settings import as_utc, load_settings, strategy_of
 from shared.sleeves.pairs.labels import LabelKind
 
+if TYPE_CHECKING:
+    from shared.registry import ModelRegistry
+
 SINCE = "2025-01-01T00:00:00Z"
 _MOST_SHOWN = 12
 """Entries of a list that are named one by one; of more only their number is told."""
 VENUE_URL = "https://fapi.binance.com"
 
+Made = tuple[dict[str, Any], bool]
+"""Manifest of a step, and whether anything had to be made."""
+
 RosterFile = Annotated[Path, typer.Option("--roster", help="Roster of `mnt screen` or a cycle.")]
+MlflowUri = Annotated[
+    str | None,
+    typer.Option("--mlflow", help="Tracking store or server of MLflow (MNT_MLFLOW_URL)."),
+]
+Prefix = Annotated[str, typer.Option("--prefix", help="Path in the store.")]
+Store = Annotated[
+    str | None, typer.Option("--store", help="Folder or s3://bucket (MNT_ARTEFACTS__STORE).")
+]
 PeriodStart = Annotated[
     str | None,
     typer.Option("--start", help="Bars up to here warm windows up (the roster's close)."),
@@ -139,16 +153,32 @@ def dataset(
     ] = 1.5,
     horizon: Annotated[int, typer.Option("--horizon", min=1, help="Bars a label looks ahead.")] = 3,
     lags: Annotated[int, typer.Option("--lags", min=0, help="Past z-scores of a sample.")] = 10,
+    to_store: Annotated[
+        bool, typer.Option("--upload", help="Then copy it to the artefact store, if it changed.")
+    ] = False,
+    prefix: Prefix = "",
+    store: Store = None,
     as_json: AsJson = False,
 ) -> None:
-    """Label the rows of features and pool them into a dataset."""
+    """Label the rows of features and pool them into a dataset.
+
+    A second run does nothing that is done already, so that any scheduler may repeat it.
+    """
     from cli.replay import progress_bar
     from cli.research.features import feature_files, make_dataset_file
+    from cli.research.step import manifest_beside
+    from cli.research.store import open_store, upload_files
     from shared.sleeves.pairs.labels import LabelSettings
 
     settings = LabelSettings(kind=label, threshold=threshold, horizon_bars=horizon)
+    # Opened first: a store that is not named is better known before the work than after it.
+    opened = open_store(load_settings().artefacts, store) if to_store else None
     with progress_bar() as progress:
         made = make_dataset_file(feature_files(paths), settings, lags, out, progress)
+        if opened is not None:
+            files = (out, manifest_beside(out))
+            uploaded = upload_files(files, out.parent, opened, prefix, progress)
+            made = _with_found(made, {"uploaded": uploaded})
     _tell(made, out, as_json)
 
 
@@ -172,6 +202,7 @@ def train(
     out: Annotated[
         Path, typer.Option("--out", help="Offline: JSON file of the candidates.")
     ] = Path("candidates.json"),
+    mlflow: MlflowUri = None,
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
@@ -195,6 +226,11 @@ def train(
             ledger_path=resolve_home(home).path / "trials.jsonl",
             in_sample=in_sample,
         )
+    registry = _registry(mlflow, home)
+    if registry is not None:
+        from cli.research.production import read_candidates
+
+        made = _logged(made, registry, read_candidates(out))
     _tell(made, out, as_json)
 
 
@@ -223,11 +259,13 @@ def promote(
     out: Annotated[
         Path, typer.Option("--out", help="Offline: JSON file of the production map.")
     ] = Path("production_map.json"),
+    mlflow: MlflowUri = None,
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
     """Make a model champion of the running fleet, or freeze a choice as the production map."""
     from cli import control
+    from cli.cycle.artefacts import read_json
     from cli.research.production import PromotionChoice, freeze_map
 
     if registry is None:
@@ -240,6 +278,10 @@ def promote(
     if cycle is None:
         raise SettingsError("--cycle is missing: name the folder of the cycle of the candidate")
     made = freeze_map(registry, cycle, PromotionChoice(sha256, reason, z_rule), out)
+    tracked = _registry(mlflow, home)
+    model = read_json(out)["model"]
+    if tracked is not None and model is not None:
+        made = _logged(made, tracked, [model["recipe"]])
     _tell(made, out, as_json)
 
 
@@ -270,7 +312,9 @@ def infer(
     venue_url: Annotated[
         str, typer.Option("--venue-url", help="Where --update fetches them.")
     ] = VENUE_URL,
+    mlflow: MlflowUri = None,
     as_json: AsJson = False,
+    home: Home = None,
 ) -> None:
     """Write the signals of the production map on the bars after its roster."""
     from cli.replay import progress_bar
@@ -282,7 +326,8 @@ def infer(
             raise SettingsError("--update writes one file: give one --bars")
         with progress_bar() as progress:
             asyncio.run(update_bars(production, bars[0], venue_url, progress))
-    _tell(run(production, bars, out, last_closes=last), out, as_json)
+    made = run(production, bars, out, last_closes=last, registry=_registry(mlflow, home))
+    _tell(made, out, as_json)
 
 
 def aggregate(
@@ -290,23 +335,34 @@ def aggregate(
     bars: Bars,
     out: Annotated[Path, typer.Option("--out", help="JSON file.")] = Path("latest_orders.json"),
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Most pairs held at once.")] = 10,
+    target_volatility: Annotated[
+        float | None,
+        typer.Option(
+            "--target-volatility",
+            min=1e-4,
+            help="Most annual volatility of the book, such as 0.12; entries are made smaller.",
+        ),
+    ] = None,
+    window: Annotated[
+        int, typer.Option("--volatility-window", min=101, help="Bars it is measured on.")
+    ] = 2016,
     overrides: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Merge signals within slots and caps into targets, weights and orders."""
+    """Merge signals within slots, caps and a volatility into targets, weights and orders."""
     from cli.research.inference import aggregate as run
 
     strategy = strategy_of([f"portfolio.top_k={top_k}", *(overrides or ())])
-    _tell(run(signals, bars, strategy, out), out, as_json)
+    made = run(
+        signals, bars, strategy, out, target_volatility=target_volatility, window_bars=window
+    )
+    _tell(made, out, as_json)
 
 
 def upload(
     folder: Annotated[Path, typer.Argument(help="Folder of artefacts.")],
-    prefix: Annotated[str, typer.Option("--prefix", help="Path in the store.")] = "",
-    store: Annotated[
-        str | None,
-        typer.Option("--store", help="Folder or s3://bucket (MNT_ARTEFACTS__STORE)."),
-    ] = None,
+    prefix: Prefix = "",
+    store: Store = None,
     as_json: AsJson = False,
 ) -> None:
     """Copy a folder to the artefact store; what is there already is left alone."""
@@ -319,7 +375,27 @@ def upload(
     _show(found, as_json)
 
 
-def _tell(made: tuple[dict[str, Any], bool], out: Path, as_json: bool) -> None:
+def _registry(uri: str | None, home: Path | None) -> ModelRegistry | None:
+    """Return the registry that is named here or by the settings, None where none is."""
+    from cli.research.tracking import registry_at
+
+    named = uri or load_settings().mlflow_url
+    return None if named is None else registry_at(named, resolve_home(home).path)
+
+
+def _logged(made: Made, registry: ModelRegistry, candidates: list[dict[str, Any]]) -> Made:
+    """Log candidates, and add their runs to what a step tells."""
+    from cli.research.tracking import log_candidates
+
+    return _with_found(made, {"mlflow_runs": log_candidates(registry, candidates)})
+
+
+def _with_found(made: Made, more: dict[str, Any]) -> Made:
+    manifest, is_new = made
+    return {**manifest, "found": {**manifest["found"], **more}}, is_new
+
+
+def _tell(made: Made, out: Path, as_json: bool) -> None:
     manifest, is_new = made
     if as_json:
         _show(

@@ -10,18 +10,21 @@ import orjson
 from pydantic import AwareDatetime, BaseModel, ValidationError
 from rich.progress import Progress
 
+from cli.cycle.artefacts import read_json
 from cli.cycle.pipeline import ACCOUNT
 from cli.cycle.steps import write_json
 from cli.research.bars import IngestRequest, ingest_venue
 from cli.research.production import ProductionMap, read_map
 from cli.research.roster import symbols_of
 from cli.research.step import make_once, manifest_beside
+from cli.research.tracking import NAME
+from cli.research.volatility import VolatilityControl
 from shared.backtest.candidates import Candidate
 from shared.backtest.engine import run_backtest
 from shared.backtest.preparation import prepare_with
 from shared.backtest.result import BacktestResult
 from shared.book.instrument import Instrument
-from shared.book.sizing import E8, SizingSettings, size_pair
+from shared.book.sizing import E8, SizingSettings, part_of_gross_e8, size_pair
 from shared.book.targets import LiveTarget, plan_intents
 from shared.clock import instant_of_ms, ms_of_instant, timeframe_ms, utc_now
 from shared.errors import ContractError, DataError
@@ -29,6 +32,7 @@ from shared.events.base import describe_faults
 from shared.events.portfolio import SubmitOrder
 from shared.events.signals import Mark, Signal, SignalsRaised
 from shared.quant.bars import Bars
+from shared.registry import ModelRegistry
 from shared.sleeves.pairs.features import SpreadSpace, warmup_bars
 from shared.sleeves.pairs.rules import SignalSettings
 from shared.sleeves.pairs.settings import StrategySettings
@@ -50,6 +54,8 @@ class SignalLine(BaseModel, frozen=True, extra="forbid"):
     ----------
     gross_usdt
         Gross notional of an entry before caps; 0 of an exit.
+    mlflow_run_id
+        The run that made the model of the signal, where one is known.
     """
 
     closes_at: AwareDatetime
@@ -58,10 +64,16 @@ class SignalLine(BaseModel, frozen=True, extra="forbid"):
     gross_usdt: float
     lots_y: int
     lots_x: int
+    mlflow_run_id: str | None = None
 
 
 def infer(
-    production: Path, bars: Sequence[Path], out: Path, *, last_closes: int | None
+    production: Path,
+    bars: Sequence[Path],
+    out: Path,
+    *,
+    last_closes: int | None,
+    registry: ModelRegistry | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Write the signals of a production map on the bars that came after its roster.
 
@@ -75,6 +87,8 @@ def infer(
         JSON lines, one `SignalLine` a signal.
     last_closes
         Write only the signals of the newest so many closes.
+    registry
+        Where the run that made the model is looked up.
 
     Returns
     -------
@@ -85,7 +99,10 @@ def infer(
     ------
     DataError
         If a file is unusable, or no bar came after the roster.
+    StoreError
+        If the registry does not answer.
     """
+    run_id = _run_of(production, registry)
 
     def make() -> dict[str, Any]:
         known, model = read_map(production)
@@ -93,14 +110,14 @@ def infer(
         closes = result.trading.table.closes_at_ms
         first_ms = 0 if last_closes is None else int(closes[-last_closes:][0])
         lines = [
-            _line(at_ms, signal, result.prepared.market.instruments, known.strategy)
+            _line(at_ms, signal, result.prepared.market.instruments, known.strategy, run_id)
             for at_ms, signal in result.signals
             if at_ms >= first_ms
         ]
         out.write_text("".join(f"{line.model_dump_json()}\n" for line in lines))
         return {"signals": len(lines), "last_close": instant_of_ms(int(closes[-1])).isoformat()}
 
-    request = {"last_closes": last_closes}
+    request = {"last_closes": last_closes, "mlflow_run_id": run_id}
     return make_once(
         "infer", manifest_beside(out), (production, *bars), request, make, lambda: [out]
     )
@@ -133,14 +150,27 @@ def decide(
     return run_backtest(prepared, strategy, account=ACCOUNT, champion=model)
 
 
+def _run_of(production: Path, registry: ModelRegistry | None) -> str | None:
+    """Return the run of the model in production, where it is known."""
+    model = read_json(production).get("model")
+    if registry is None or model is None:
+        return None
+    return registry.run_of(NAME, str(model["sha256"]))
+
+
 def _line(
-    at_ms: int, signal: Signal, instruments: Mapping[str, Instrument], strategy: StrategySettings
+    at_ms: int,
+    signal: Signal,
+    instruments: Mapping[str, Instrument],
+    strategy: StrategySettings,
+    run_id: str | None,
 ) -> SignalLine:
     rules: SignalSettings = strategy.signals
     gross_e8, lots_y, lots_x = 0, 0, 0
     if signal.action == "enter" and signal.hedge_ratio > 0:
+        gross_of_pair_e8 = part_of_gross_e8(strategy.portfolio.pair_gross_e8, signal.size_ppm)
         size = size_pair(
-            strategy.portfolio.pair_gross_e8, signal.hedge_ratio, strategy.features.spread_space,
+            gross_of_pair_e8, signal.hedge_ratio, strategy.features.spread_space,
             signal.close_y, signal.close_x, instruments[signal.y], instruments[signal.x],
         )  # fmt: skip
         gross_e8 = size.notional_y_e8 + size.notional_x_e8
@@ -158,6 +188,7 @@ def _line(
         gross_usdt=gross_e8 / E8,
         lots_y=lots_y,
         lots_x=lots_x,
+        mlflow_run_id=None if signal.model_sha256 is None else run_id,
     )
 
 
@@ -219,7 +250,13 @@ def read_signals(path: Path) -> list[tuple[int, Signal]]:
 
 
 def aggregate(
-    signals: Sequence[Path], bars: Sequence[Path], strategy: StrategySettings, out: Path
+    signals: Sequence[Path],
+    bars: Sequence[Path],
+    strategy: StrategySettings,
+    out: Path,
+    *,
+    target_volatility: float | None = None,
+    window_bars: int = 2016,
 ) -> tuple[dict[str, Any], bool]:
     """Merge signals within the limits of the book into `latest_orders.json`.
 
@@ -233,6 +270,9 @@ def aggregate(
         Slots and caps.
     out
         JSON file to write.
+    target_volatility, window_bars
+        Most annual volatility of the book as a share of the capital, and the bars it is
+        measured on; none without a target.
 
     Returns
     -------
@@ -242,7 +282,7 @@ def aggregate(
     Raises
     ------
     DataError
-        If a file is unusable.
+        If a file is unusable, or the bars are too few to measure volatility on.
     ContractError
         If two files disagree on the signal of a pair at a close.
     """
@@ -262,10 +302,17 @@ def aggregate(
             bars, (), strategy.trade_timeframe, strategy.ingest, ms_of_instant(utc_now())
         )
         accepted = market.checked[strategy.trade_timeframe].accepted
+        control = None
+        if target_volatility is not None:
+            control = VolatilityControl(
+                target_volatility, window_bars, accepted, strategy.trade_timeframe,
+                strategy.portfolio.capital_e8,
+            )  # fmt: skip
         document = latest_orders(
             [(key[0], signal) for key, signal in sorted(merged.items(), key=lambda item: item[0])],
             market.instruments, last_marks(accepted), int(accepted.closes_at_ms[-1]),
             strategy.portfolio, strategy.features.spread_space, strategy.trade_timeframe,
+            control,
         )  # fmt: skip
         write_json(out, document)
         return {"targets": len(document["targets"]), "orders": len(document["orders"])}
@@ -273,6 +320,7 @@ def aggregate(
     request = {
         "portfolio": strategy.portfolio.model_dump(),
         "spread_space": strategy.features.spread_space,
+        "volatility": None if target_volatility is None else [target_volatility, window_bars],
     }
     inputs = (*signals, *bars)
     return make_once("aggregate", manifest_beside(out), inputs, request, make, lambda: [out])
@@ -294,6 +342,7 @@ def latest_orders(
     limits: SizingSettings,
     spread_space: SpreadSpace,
     timeframe: str,
+    control: VolatilityControl | None = None,
 ) -> dict[str, Any]:
     """Return what to hold after all signals, and the orders of the last close.
 
@@ -309,6 +358,8 @@ def latest_orders(
         Slots and caps of the book.
     spread_space, timeframe
         Of the signals.
+    control
+        Of volatility, if there is one.
 
     Notes
     -----
@@ -333,6 +384,8 @@ def latest_orders(
             marks=tuple(Mark(symbol=s, price=p) for s, p in sorted(marks.items())),
         )
         plan = plan_intents(live, event, instruments, limits, spread_space)
+        if control is not None:
+            plan = control.apply(plan, opened, instruments, at_ms)
         live = dict(plan.live)
         is_last = at_ms == as_of_ms
         for decision in plan.decisions:
@@ -353,11 +406,21 @@ def latest_orders(
         for target in live.values()
         if not target.is_closing
     ]
+    weights = _weights(targets)
+    volatility = None
+    if control is not None:
+        capital = limits.capital_e8 / E8
+        notionals = {symbol: weight * capital for symbol, weight in weights.items()}
+        volatility = {
+            "target": control.target,
+            "of_targets": control.volatility(notionals, as_of_ms),
+        }
     return {
         "as_of": instant_of_ms(as_of_ms).isoformat(),
         "limits": limits.model_dump(),
+        "volatility": volatility,
         "targets": sorted(targets, key=lambda target: target["pair"]),
-        "weights": _weights(targets),
+        "weights": weights,
         "orders": [orjson.loads(order.model_dump_json()) for order in orders],
         "refused": refused,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,22 @@ def upload(
     DataError
         If the folder holds no file.
     StoreError
+        As `upload_files`.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if not paths:
+        raise DataError(f"{folder} holds no file: name a folder of artefacts")
+    return upload_files(paths, folder, store, prefix, progress)
+
+
+def upload_files(
+    paths: Sequence[Path], folder: Path, store: ArtefactStore, prefix: str, progress: Progress
+) -> dict[str, int | str]:
+    """Copy files of a folder to a store, as `upload`.
+
+    Raises
+    ------
+    StoreError
         If the store does not answer or refuses.
 
     Notes
@@ -109,9 +126,6 @@ def upload(
     Beside each file stands its sha256, written after it: a copy that was cut short is made
     again.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    if not paths:
-        raise DataError(f"{folder} holds no file: name a folder of artefacts")
     place = "/".join(part for part in (store.root, prefix.strip("/")) if part)
     n_copied = 0
     try:

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from services.trainer import store
+from services.trainer.console_api import add_console_routes
 from services.trainer.cycle_api import add_cycle_routes
 from services.trainer.domain import Stage
 from services.trainer.handlers import Promoted, Trained, Trainer
@@ -182,6 +183,7 @@ def trainer_routes(settings: Settings, trainer: Trainer) -> APIRouter:
     """Return the routes of the trainer."""
     router = APIRouter()
     add_cycle_routes(router, settings)
+    add_console_routes(router, settings)
 
     @router.post(
         "/train",

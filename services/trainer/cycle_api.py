@@ -1,15 +1,15 @@
-"""REST routes of research cycles."""
+"""REST routes of research cycles and of the jobs that start them."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Query
 from fastapi import Path as PathParameter
-from pydantic import AwareDatetime, BaseModel, Field
 
 from services.trainer.cycles import Artefact, CycleRun, Cycles, Kind
+from services.trainer.jobs import NAME, AppliedJob, CycleOptions, Job, JobDefinition, Jobs
 from services.trainer.store import has_bars
 from shared.access.guard import CONTROL, READ, Operator
 from shared.bus.consumer import UnitOfWork
@@ -19,39 +19,14 @@ from shared.service import ServedBy
 from shared.settings import Settings, strategy_of
 from shared.sleeves.pairs.settings import SCREEN_TIMEFRAME
 
-_FEWEST_SCREEN_DAYS, _MOST_SCREEN_DAYS = 1, 365
-
-
-class CycleOptions(BaseModel, frozen=True, extra="forbid"):
-    """Options of a cycle; the bars are those of the record.
-
-    Attributes
-    ----------
-    start, test_start, end
-        Bounds of training and test.
-    settings
-        As `key=value`, such as `screener.method=p_value`.
-    """
-
-    start: AwareDatetime | None = None
-    test_start: AwareDatetime | None = None
-    end: AwareDatetime | None = None
-    screen_every_days: int = Field(7, ge=_FEWEST_SCREEN_DAYS, le=_MOST_SCREEN_DAYS)
-    settings: tuple[Annotated[str, Field(max_length=200)], ...] = Field((), max_length=50)
-
-    def arguments(self) -> list[str]:
-        """Return them as options of `mnt cycle`."""
-        instants = {"start": self.start, "test-start": self.test_start, "end": self.end}
-        return [
-            *(f"--{name}={at.isoformat()}" for name, at in instants.items() if at is not None),
-            f"--screen-every-days={self.screen_every_days}",
-            *(f"--set={each}" for each in self.settings),
-        ]
+JobName = Annotated[
+    str, PathParameter(max_length=63, pattern=NAME, description="Small letters, digits, - and _")
+]
 
 
 def add_cycle_routes(router: APIRouter, settings: Settings) -> None:
     """Add the routes of cycles to those of the trainer."""
-    cycles = Cycles(settings.home)
+    cycles, jobs = Cycles(settings.home), Jobs(settings.home)
 
     async def start(
         runtime: ServedBy, kind: Kind, options: CycleOptions, operator: str
@@ -88,6 +63,39 @@ def add_cycle_routes(router: APIRouter, settings: Settings) -> None:
         """Start several families and labels in a process of its own and answer at once."""
         return await start(runtime, "full", options, operator)
 
+    @router.put(
+        "/jobs/{name}",
+        dependencies=[CONTROL],
+        summary="Create a job or change it to a definition",
+        responses=refusals(409),
+    )
+    async def apply(runtime: ServedBy, name: JobName, definition: JobDefinition) -> AppliedJob:
+        """Keep a cycle's kind and options under a name; the same definition changes nothing."""
+        strategy_of(definition.options.settings)
+
+        async def keep(_: UnitOfWork) -> AppliedJob:
+            return await asyncio.to_thread(jobs.apply, name, definition)
+
+        return await runtime.do(f"apply job {name}", keep)
+
+    @router.get("/jobs", dependencies=[READ], summary="Jobs by name", responses=refusals(409))
+    async def defined(limit: Limit = 100) -> list[Job]:
+        """Return the jobs that were applied."""
+        return (await asyncio.to_thread(jobs.find_all))[:limit]
+
+    @router.post(
+        "/jobs/{name}/run",
+        dependencies=[CONTROL],
+        summary="Start the cycle of a job on the bars of the record",
+        responses=refusals(404, 409),
+    )
+    async def run(runtime: ServedBy, name: JobName, operator: Operator) -> CycleRun:
+        """Start what the job defines, in a process of its own, and answer at once."""
+        job = await asyncio.to_thread(jobs.find, name)
+        if job is None:
+            raise HTTPException(404, f"no job {name}: see GET /jobs for those there are")
+        return await start(runtime, job.definition.kind, job.definition.options, operator)
+
     @router.get("/cycles", dependencies=[READ], summary="Cycles, newest first")
     async def listed(limit: Limit = 100) -> list[CycleRun]:
         """Return cycles with their states, those of before a restart too."""
@@ -112,6 +120,11 @@ def add_cycle_routes(router: APIRouter, settings: Settings) -> None:
         summary="Files of finished cycles, newest cycle first",
         responses=refusals(409),
     )
-    async def artifacts(limit: Limit = 100) -> list[Artefact]:
+    async def artifacts(
+        limit: Limit = 100,
+        cycle_id: Annotated[
+            str | None, Query(max_length=100, description="Only the files of this cycle")
+        ] = None,
+    ) -> list[Artefact]:
         """Return the files of finished cycles with their hashes."""
-        return (await asyncio.to_thread(cycles.artefacts))[:limit]
+        return (await asyncio.to_thread(cycles.artefacts, cycle_id))[:limit]

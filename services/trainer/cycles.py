@@ -159,8 +159,13 @@ class Cycles:
         folders = sorted(self._folder.glob(f"*/{_STARTED}"), reverse=True)
         return [self._run(path.parent) for path in folders]
 
-    def artefacts(self) -> list[Artefact]:
+    def artefacts(self, cycle_id: str | None = None) -> list[Artefact]:
         """Return the files of finished cycles, by their manifests, newest cycle first.
+
+        Parameters
+        ----------
+        cycle_id
+            Only those of this cycle.
 
         Raises
         ------
@@ -168,13 +173,10 @@ class Cycles:
             If a manifest cannot be read.
         """
         found = []
-        for run in self.find_all():
-            result = self._folder / run.cycle_id / _RESULT
-            manifest = result / "manifest.json"
-            if run.state != "finished" or not manifest.is_file():
-                continue
-            for name, sha256 in sorted(_read(manifest).get("files", {}).items()):
-                path = result / name
+        runs = [run for run in self.find_all() if cycle_id in (None, run.cycle_id)]
+        for run in runs:
+            for name, sha256 in sorted(self._files(run).items()):
+                path = self._folder / run.cycle_id / _RESULT / name
                 if path.is_file():
                     found.append(
                         Artefact(
@@ -185,6 +187,28 @@ class Cycles:
                         )
                     )
         return found
+
+    def file(self, cycle_id: str, name: str) -> Path | None:
+        """Return a file that the manifest of a finished cycle lists, None for any other.
+
+        Raises
+        ------
+        DataError
+            If the manifest cannot be read.
+        """
+        run = self.find(cycle_id)
+        if run is None or name not in self._files(run):
+            return None
+        path = self._folder / run.cycle_id / _RESULT / name
+        return path if path.is_file() else None
+
+    def _files(self, run: CycleRun) -> dict[str, str]:
+        """Return the files of a finished cycle with their hashes, by its manifest."""
+        manifest = self._folder / run.cycle_id / _RESULT / "manifest.json"
+        if run.state != "finished" or not manifest.is_file():
+            return {}
+        files: dict[str, str] = _read(manifest).get("files", {})
+        return files
 
     def _run(self, folder: Path) -> CycleRun:
         try:

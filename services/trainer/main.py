@@ -10,8 +10,9 @@ Owns
     `datasets`, `models`, `model_evidence`, `promotions`, `trials`, `trainings`,
     `drift_checks`; the MLflow registry; `registry.json` and `production_map.json`.
 Serves
-    `POST /train`, `/promote`, `/rollback`, `/cycles/short`, `/cycles/full`; `GET /models`,
-    `/runs`, `/trainings`, `/drift`, `/cycles`, `/artifacts`; the routes every service has.
+    `POST /train`, `/promote`, `/rollback`, `/cycles/short`, `/cycles/full`, `/jobs/{name}/run`;
+    `PUT /jobs/{name}`; `GET /models`, `/runs`, `/trainings`, `/drift`, `/cycles`, `/artifacts`,
+    `/jobs`, the page `/console`; the routes every service has.
 """
 
 from __future__ import annotations

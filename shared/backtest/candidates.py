@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -118,8 +118,7 @@ class Candidate:
     @cached_property
     def sha256(self) -> str:
         """The hash of its recipe: fits are deterministic."""
-        text = json.dumps(self.recipe(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(recipe_bytes(self.recipe())).hexdigest()
 
     def places_in(self, names: Sequence[str]) -> list[int]:
         """Return where its features stand among others.
@@ -142,6 +141,11 @@ class Candidate:
         if not len(features):
             return np.empty(0)
         return self.model.predict_probability(features)
+
+
+def recipe_bytes(recipe: Mapping[str, object]) -> bytes:
+    """Return the one form of a recipe that its hash is of."""
+    return json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def training_set(prepared: Prepared, label: LabelSettings) -> Dataset:

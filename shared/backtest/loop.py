@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shared.book.arithmetic import (
+    PARTS_PER_MILLION,
     charge,
     fill_ticks,
     leg_targets,
@@ -21,10 +22,11 @@ from shared.book.arithmetic import (
     units_below,
     units_nearest,
 )
+from shared.events.signals import WHOLE_PPM
 from shared.quant.compiled import compiled
 from shared.quant.typing import Bool1D, Float1D, Float2D, Int1D, Int2D
 from shared.sleeves.pairs.features import z_held
-from shared.sleeves.pairs.rules import Thresholds, exit_reason, may_enter
+from shared.sleeves.pairs.rules import Thresholds, exit_reason, may_enter, size_ppm
 
 OPENING, OPEN, CLOSING, CLOSED = range(4)
 """States of a position."""
@@ -62,6 +64,7 @@ class Rows(NamedTuple):
     alpha: Float1D
     spread_mean: Float1D
     spread_std: Float1D
+    half_life: Float1D
     confidence: Float1D
     entering: Int1D
 
@@ -199,6 +202,7 @@ class Signals(NamedTuple):
     reason: Int1D
     entered_at_ms: Int1D
     is_by_model: Bool1D
+    size_ppm: Int1D
     z_score: Float1D
     confidence: Float1D
     hedge_ratio: Float1D
@@ -382,7 +386,18 @@ def _decide(
                 limits,
             )
             if reason > 0:
-                _signal(close, pair, reason, z_score, math.nan, rows, account, trades, signals)
+                _signal(
+                    close,
+                    pair,
+                    reason,
+                    WHOLE_PPM,
+                    z_score,
+                    math.nan,
+                    rows,
+                    account,
+                    trades,
+                    signals,
+                )
                 trades.side[pair] = 0
                 trades.cooldown_left[pair] = limits.cooldown_bars
                 account.exits[n_exits] = pair
@@ -392,7 +407,7 @@ def _decide(
         elif enters_by >= 0:
             account.entries[n_entries] = counts[N_SIGNALS]
             n_entries += 1
-            _enter(close, at_ms, pair, enters_by, rows, account, trades, signals)
+            _enter(close, at_ms, pair, enters_by, rows, limits, account, trades, signals)
         else:
             continue
         spare[n_after] = pair
@@ -458,6 +473,7 @@ def _enter(
     pair: int,
     row: int,
     rows: Rows,
+    limits: Thresholds,
     account: Account,
     trades: Trades,
     signals: Signals,
@@ -472,7 +488,9 @@ def _enter(
     trades.spread_mean[pair] = rows.spread_mean[row]
     trades.spread_std[pair] = rows.spread_std[row]
     trades.row[pair] = row
-    _signal(close, pair, 0, z_score, rows.confidence[row], rows, account, trades, signals)
+    size = size_ppm(rows.half_life[row], limits)
+    confidence = rows.confidence[row]
+    _signal(close, pair, 0, size, z_score, confidence, rows, account, trades, signals)
 
 
 @compiled
@@ -480,6 +498,7 @@ def _signal(
     close: int,
     pair: int,
     reason: int,
+    size: int,
     z_score: float,
     confidence: float,
     rows: Rows,
@@ -491,7 +510,7 @@ def _signal(
     account.counts[N_SIGNALS] = n + 1
     signals.close[n], signals.pair[n], signals.reason[n] = close, pair, reason
     signals.side[n], signals.entered_at_ms[n] = trades.side[pair], trades.entered_at_ms[pair]
-    signals.is_by_model[n] = trades.is_by_model[pair]
+    signals.is_by_model[n], signals.size_ppm[n] = trades.is_by_model[pair], size
     signals.z_score[n], signals.confidence[n] = z_score, confidence
     signals.hedge_ratio[n], signals.intercept[n] = trades.hedge_ratio[pair], trades.intercept[pair]
     signals.spread_mean[n] = trades.spread_mean[pair]
@@ -555,7 +574,8 @@ def _sized(
         return False
     if not terms.is_log:
         ratio = ratio * signals.close_x[entry] / signals.close_y[entry]
-    target_y_e8, target_x_e8 = leg_targets(terms.pair_gross_e8, ratio)
+    gross_e8 = share_below(terms.pair_gross_e8, signals.size_ppm[entry], PARTS_PER_MILLION)
+    target_y_e8, target_x_e8 = leg_targets(gross_e8, ratio)
     taken_e8, wanted_e8 = 0, 0
     for n in range(n_live):
         caps_e8 = positions.caps_e8[account.live[n]]

@@ -69,7 +69,7 @@ class BacktestResult:
         table, found = self.trading.table, self.trading.signals
         signals = []
         for values in zip(*(column.tolist() for column in found), strict=True):
-            close, pair, side, reason, entered_at_ms, is_by_model, *floats = values
+            close, pair, side, reason, entered_at_ms, is_by_model, size_ppm, *floats = values
             z_score, confidence, hedge_ratio, intercept, *floats = floats
             spread_mean, spread_std, close_y, close_x = floats
             y, x = table.pairs[pair]
@@ -93,6 +93,7 @@ class BacktestResult:
                 close_x=close_x,
                 roster_closes_at=None if roster_ms == NO_ROSTER else instant_of_ms(roster_ms),
                 model_sha256=self.model_sha256 if is_by_model else None,
+                size_ppm=size_ppm,
             )
             signals.append((int(table.closes_at_ms[close]), signal))
         return signals

@@ -8,7 +8,11 @@ import numpy as np
 
 from shared.backtest.loop import CLOSED
 from shared.backtest.result import BacktestResult
+from shared.book.arithmetic import charge
+from shared.book.execution import FillTerms
+from shared.book.ledger import FUNDING_INTERVAL_MS
 from shared.clock import TIMEFRAME_MS, timeframe_ms
+from shared.quant.compiled import interpreted
 from shared.quant.performance import (
     ExposureStatistics,
     TradeStatistics,
@@ -69,6 +73,36 @@ class PairProfit:
     trades: TradeStatistics
 
 
+@dataclass(frozen=True, slots=True)
+class SymbolProfit:
+    """What one symbol earned over all pairs, in 1e-8 of the quote; holdings at the last marks.
+
+    Attributes
+    ----------
+    n_fills
+        Of all legs in it.
+    held_e8
+        What was held at each close, times the change of the mark up to the next: signed
+        notional times the simple return of the next bar.
+    execution_e8
+        What fills gained or lost against the mark of the close they are booked at.
+    fees_e8, funding_e8
+        What it cost.
+    """
+
+    symbol: str
+    n_fills: int
+    held_e8: int
+    execution_e8: int
+    fees_e8: int
+    funding_e8: int
+
+    @property
+    def profit_e8(self) -> int:
+        """Net of costs."""
+        return self.held_e8 + self.execution_e8 - self.fees_e8 - self.funding_e8
+
+
 def daily_track(result: BacktestResult, capital_e8: int) -> DailyTrack:
     """Cut a backtest that began with some capital into UTC days.
 
@@ -113,6 +147,52 @@ def pair_profits(result: BacktestResult) -> tuple[PairProfit, ...]:
             )
         )
     return tuple(sorted(found, key=lambda pair: (-pair.profit_e8, pair.pair)))
+
+
+def symbol_profits(result: BacktestResult, costs: FillTerms) -> tuple[SymbolProfit, ...]:
+    """Return what every symbol earned, the best first; together they are the change of equity.
+
+    Parameters
+    ----------
+    result
+        Of a backtest.
+    costs
+        It was made with: funding is recorded by position, so that of a symbol is charged anew.
+
+    Notes
+    -----
+    The legs of all pairs in a symbol are one holding: the venue charges funding on its net, so
+    that is a figure of the symbol, and only shared out over pairs.
+    """
+    trading, market = result.trading, result.prepared.inputs.market
+    orders, fills = trading.orders, trading.fills
+    if not len(fills.order):
+        return ()
+    names = sorted({symbol for pair in trading.table.pairs for symbol in pair})
+    bar_ms = timeframe_ms(result.prepared.settings.trade_timeframe)
+    symbol = market.legs[trading.positions.pair[orders.position], orders.leg][fills.order]
+    close = market.closes_at_ms.searchsorted(fills.filled_at_ms + bar_ms)
+    bought = fills.lots * orders.side[fills.order]
+    found = []
+    for code in np.unique(symbol).tolist():
+        of_symbol = symbol == code
+        marks = market.marks_ticks[:, code] * market.notional_step[code]
+        paid = fills.price_ticks[of_symbol] * market.notional_step[code]
+        lots = np.zeros(len(marks), dtype=np.int64)
+        np.add.at(lots, close[of_symbol], bought[of_symbol])
+        held = lots.cumsum()
+        gained = bought[of_symbol] * (marks[close[of_symbol]] - paid)
+        found.append(
+            SymbolProfit(
+                symbol=names[code],
+                n_fills=int(of_symbol.sum()),
+                held_e8=int((held[:-1] * np.diff(marks)).sum()),
+                execution_e8=int(gained.sum()),
+                fees_e8=int(fills.fee_e8[of_symbol].sum()),
+                funding_e8=_funding_e8(market.closes_at_ms, held * marks, costs),
+            )
+        )
+    return tuple(sorted(found, key=lambda each: (-each.profit_e8, each.symbol)))
 
 
 def closed_trades(result: BacktestResult) -> TradeStatistics:
@@ -167,6 +247,19 @@ def _net_and_traded(result: BacktestResult, at_ms: Int1D) -> tuple[Float1D, Floa
     np.add.at(lots, (day, symbol), fills.lots * orders.side[fills.order])
     marks = market.marks_ticks[market.closes_at_ms.searchsorted(at_ms)]
     return (lots.cumsum(axis=0) * marks * step).sum(axis=1) / E8, traded
+
+
+def _funding_e8(closes_at_ms: Int1D, net_e8: Int1D, costs: FillTerms) -> int:
+    """Return what the venue charges on the net notional that a symbol has at each close."""
+    n_instants = np.diff(closes_at_ms // FUNDING_INTERVAL_MS)
+    total_e8 = 0
+    for close in np.flatnonzero(n_instants) + 1:
+        notional_e8 = int(net_e8[close])
+        cost_e8 = interpreted(charge)(abs(notional_e8), costs.funding_ppm)
+        if notional_e8 < 0:
+            cost_e8 += interpreted(charge)(-notional_e8, costs.borrow_ppm)
+        total_e8 += int(n_instants[close - 1]) * cost_e8
+    return total_e8
 
 
 def _marked_e8(result: BacktestResult) -> Int1D:

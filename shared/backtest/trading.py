@@ -133,6 +133,7 @@ def trade_inputs(
         alpha=table.column("alpha"),
         spread_mean=table.column("spread_mean"),
         spread_std=table.column("spread_std"),
+        half_life=table.column("half_life_bars"),
         confidence=np.full(len(table.pair), np.nan),
         entering=np.zeros(0, dtype=np.int64),
     )

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from shared.book.arithmetic import leg_targets
+from shared.book.arithmetic import PARTS_PER_MILLION, leg_targets, share_below
 from shared.book.instrument import Instrument
 from shared.quant.compiled import interpreted
 
@@ -45,6 +45,11 @@ class SizingSettings(BaseModel, frozen=True, extra="forbid"):
     def pair_gross_e8(self) -> int:
         """Gross notional of one pair in 1e-8 of the quote."""
         return fraction_of_e8(self.capital_e8, self.gross_cap) // self.top_k
+
+
+def part_of_gross_e8(gross_e8: int, size_ppm: int) -> int:
+    """Return the part of a pair's gross notional that an entry is to get, in millionths of it."""
+    return interpreted(share_below)(gross_e8, size_ppm, PARTS_PER_MILLION)
 
 
 def fraction_of_e8(amount_e8: int, fraction: float) -> int:

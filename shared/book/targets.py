@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from shared.book.instrument import Instrument
-from shared.book.sizing import PairSize, SizingSettings, fraction_of_e8, size_pair
+from shared.book.sizing import (
+    PairSize,
+    SizingSettings,
+    fraction_of_e8,
+    part_of_gross_e8,
+    size_pair,
+)
 from shared.events.executor import PositionsChanged
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
 from shared.events.signals import Signal, SignalsRaised
@@ -141,7 +147,7 @@ def _open(
     if signal.hedge_ratio <= 0:
         return Decision(signal, None, f"hedge ratio {signal.hedge_ratio} is not positive")
     size = size_pair(
-        settings.pair_gross_e8,
+        part_of_gross_e8(settings.pair_gross_e8, signal.size_ppm),
         signal.hedge_ratio,
         spread_space,
         signal.close_y,

@@ -22,14 +22,16 @@ import asyncpg
 from sqlalchemy import Double, Table, Text, TextClause, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from shared.errors import PermanentError, StoreError
+from shared.errors import PermanentError, SettingsError, StoreError
 
 STATEMENT_TIMEOUT_MS = 60_000
 LOCK_TIMEOUT_MS = 10_000
 DISK_FULL = "53100"
+_SEARCH_PATH = re.compile(r"-c\s?search_path=([a-z_][a-z0-9_]{0,62})")
 _DIALECT = PGDialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it so
 
 
@@ -39,14 +41,21 @@ def create_engine(database_url: str, *, application: str, pool_size: int = 4) ->
     Parameters
     ----------
     database_url
-        `postgresql+asyncpg://user:password@host:port/database`.
+        `postgresql+asyncpg://user:password@host:port/database`, with
+        `?options=-csearch_path%3Dname` where the tables are in a schema of that name.
     application
         Name shown in `pg_stat_activity`.
     pool_size
         Connections kept open.
+
+    Raises
+    ------
+    SettingsError
+        As `schema_of`.
     """
+    schema = schema_of(database_url)
     return create_async_engine(
-        database_url,
+        make_url(database_url).difference_update_query(["options"]),
         pool_size=pool_size,
         max_overflow=4,
         pool_pre_ping=False,
@@ -58,9 +67,35 @@ def create_engine(database_url: str, *, application: str, pool_size: int = 4) ->
                 "lock_timeout": str(LOCK_TIMEOUT_MS),
                 "idle_in_transaction_session_timeout": "120000",
                 "timezone": "UTC",
+                **({} if schema is None else {"search_path": schema}),
             },
         },
     )
+
+
+def schema_of(database_url: str) -> str | None:
+    """Return the schema that a URL names as libpq does, None where it is Postgres's default.
+
+    Raises
+    ------
+    SettingsError
+        If the URL has other options, or the name is none that needs no quotes.
+
+    Examples
+    --------
+    >>> schema_of("postgresql+asyncpg://mnt@127.0.0.1/mnt?options=-csearch_path%3Dresearch")
+    'research'
+    """
+    options = make_url(database_url).query.get("options")
+    if options is None:
+        return None
+    found = _SEARCH_PATH.fullmatch(options) if isinstance(options, str) else None
+    if found is None:
+        raise SettingsError(
+            f"options {options!r} of the database URL: only -csearch_path=NAME is known, with a "
+            "NAME of small letters, digits and _"
+        )
+    return found.group(1)
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from shared.database.engine import LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
+from shared.database.engine import LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS, schema_of
 from shared.errors import StoreError
 
 _ADVISORY_LOCK = 0x6D6E74
@@ -25,9 +25,12 @@ def upgrade(database_url: str) -> None:
 
     Raises
     ------
+    SettingsError
+        As `schema_of`.
     StoreError
         If the database does not answer, or a lock is not had within the lock timeout.
     """
+    schema = schema_of(database_url)
     engine = create_engine(database_url.replace("+asyncpg", "+psycopg"))
     try:
         with engine.begin() as connection:
@@ -36,6 +39,8 @@ def upgrade(database_url: str) -> None:
             connection.execute(text(f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}"))
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
             connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
+            if schema is not None:
+                connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
             command.upgrade(configuration(connection), "head")
     except OperationalError as error:
         raise StoreError(f"the migration could not run: {error}; is the database up?") from error

@@ -457,6 +457,7 @@ signals = Table(
     _required("close_x", Double),
     Column("roster_closes_at", Instant),
     Column("model_sha256", Text),
+    Column("size_ppm", Integer, nullable=False, server_default="1000000"),
     *_lineage(),
     CheckConstraint("action IN ('enter', 'exit')", name="action"),
     CheckConstraint("side IN (-1, 1)", name="side"),

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from shared.events.base import Event, Fact, Finite, Instant, Symbol
 
+WHOLE_PPM = 1_000_000
+"""Millionths of the whole."""
+
 
 class Signal(Fact):
     """A wish to enter or to leave a pair.
@@ -24,6 +27,8 @@ class Signal(Fact):
         Of the held spread: frozen at entry, repeated on the exit.
     model_sha256
         The model that decided; `None` for the z rule.
+    size_ppm
+        How much of a pair's gross notional an entry is to get, in millionths.
     """
 
     sleeve: str
@@ -44,6 +49,7 @@ class Signal(Fact):
     close_x: Finite
     roster_closes_at: Instant | None
     model_sha256: str | None = Field(pattern="^[0-9a-f]{64}$")
+    size_ppm: int = Field(WHOLE_PPM, gt=0, le=WHOLE_PPM)
 
 
 class Mark(Fact):

@@ -104,7 +104,7 @@ def test_a_container_can_do_no_more_than_it_must(name: str) -> None:
     assert container["read_only"] is True
     assert container["cap_drop"] == ["ALL"]
     assert container["security_opt"] == ["no-new-privileges:true"]
-    assert container["restart"] == ("no" if name == "migrate" else "unless-stopped")
+    assert container["restart"] == ("no" if name in {"migrate", "upload"} else "unless-stopped")
     assert {"mem_limit", "stop_grace_period", "logging"} <= set(container)
     assert {"privileged", "network_mode", "cap_add", "pid"}.isdisjoint(container)
 
@@ -113,6 +113,37 @@ def test_a_container_can_do_no_more_than_it_must(name: str) -> None:
 def test_ports_are_published_on_loopback_alone(name: str) -> None:
     for port in CONTAINERS[name].get("ports", ()):
         assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)
+
+
+def test_the_console_links_to_what_is_published_and_cycles_outlive_the_container() -> None:
+    trainer = CONTAINERS["trainer"]
+    links = json.loads(trainer["environment"]["MNT_CONSOLE__LINKS"])
+    assert {*SERVICES, "mlflow", "prometheus", "grafana"} == links.keys()
+    for name, url in links.items():
+        [port] = [each.rsplit(":", 1)[0] for each in CONTAINERS[name]["ports"]]
+        assert url.removeprefix("http://").removesuffix("/docs") == port
+    assert trainer["volumes"] == ["research:/var/lib/mnt"]
+
+
+def test_the_bucket_is_made_with_the_store_and_only_the_upload_meets_it() -> None:
+    store, upload = CONTAINERS["store"], CONTAINERS["upload"]
+    assert store["profiles"] == ["store"]
+    assert {name for name, c in CONTAINERS.items() if "store" in c["networks"]} == {
+        "store",
+        "upload",
+    }
+    assert upload["environment"]["MNT_ARTEFACTS__STORE"] == "s3://research"
+    assert "-bucket=research" in store["command"]
+    assert upload["environment"]["MNT_ARTEFACTS__ENDPOINT"] == "http://store:8333"
+    assert store["ports"] == ["127.0.0.1:8333:8333"]
+    assert upload["depends_on"] == {"store": {"condition": "service_healthy"}}
+    # What the trainer writes is what is copied.
+    [written], [read] = CONTAINERS["trainer"]["volumes"], upload["volumes"]
+    assert read == f"{written}:ro"
+    keys = ("AWS_ACCESS_KEY_ID=$$(cat /run/secrets/store_access_key)",
+            "AWS_SECRET_ACCESS_KEY=$$(cat /run/secrets/store_secret_key)")  # fmt: skip
+    for script in (store["entrypoint"][2], upload["command"][2]):
+        assert all(key in script for key in keys)
 
 
 # --- settings -----------------------------------------------------------------------------
@@ -333,7 +364,10 @@ def _compose() -> None:
 
 @pytest.mark.usefixtures("_compose")
 def test_compose_accepts_the_fleet() -> None:
-    run_tool("docker", "compose", "--profile", "grafana", "config", "--quiet")
+    run_tool(
+        *("docker", "compose", "--profile", "grafana", "--profile", "store"),
+        *("--profile", "upload", "config", "--quiet"),
+    )
 
 
 @pytest.mark.usefixtures("_compose")

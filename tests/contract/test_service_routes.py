@@ -18,6 +18,7 @@ SERVICES = ("ingest", "screener", "features", "trainer", "signals", "portfolio",
 TOKEN = "the token of the test, which is long enough"
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 OPEN_TO_ALL = {"/health", "/ready", "/metrics"}
+PAGES = {"/console"}
 EXPECTED = {
     "ingest": {"GET /coverage", "POST /backfill"},
     "screener": {"GET /pairs", "POST /screen"},
@@ -35,6 +36,12 @@ EXPECTED = {
         "GET /cycles",
         "GET /cycles/{cycle_id}",
         "GET /artifacts",
+        "GET /artifacts/{cycle_id}/{path}",
+        "GET /console",
+        "GET /console/links",
+        "GET /jobs",
+        "PUT /jobs/{name}",
+        "POST /jobs/{name}/run",
     },
     "signals": {"GET /signals", "GET /model-info", "POST /reload-model", "POST /predict"},
     "portfolio": {"GET /targets", "GET /positions", "GET /pnl", "GET /limits", "PUT /limits"},
@@ -69,7 +76,7 @@ class Operation(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        return self.path in OPEN_TO_ALL
+        return self.path in OPEN_TO_ALL | PAGES
 
     @property
     def answer(self) -> dict[str, Any]:
@@ -120,7 +127,7 @@ async def test_every_route_but_those_of_health_refuses_without_a_token(
     operations: list[Operation],
 ) -> None:
     guarded = [operation for operation in operations if not operation.is_open]
-    assert len(guarded) == len(operations) - len(OPEN_TO_ALL) * len(SERVICES)
+    assert len(guarded) == len(operations) - len(OPEN_TO_ALL) * len(SERVICES) - len(PAGES)
     for operation in guarded:
         transport = httpx.ASGITransport(app=operation.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -12,7 +12,7 @@ import pytest
 from shared.backtest.engine import run_backtest
 from shared.backtest.preparation import prepare_with
 from shared.backtest.result import BacktestResult
-from shared.backtest.track import pair_profits, spread_increments
+from shared.backtest.track import pair_profits, spread_increments, symbol_profits
 from shared.clock import instant_of_ms, ms_of_instant
 from shared.events.screener import PairsScreened, RosterPair
 from shared.events.signals import Signal
@@ -149,6 +149,31 @@ def test_cash_and_equity_of_every_close_follow_from_fills_marks_fees_and_funding
     assert profit_e8 == int(equity.iloc[-1]) - capital_e8
     assert sum(pair.fees_e8 for pair in pair_profits(result)) == int(fills["fee"].sum())
     assert sum(pair.funding_e8 for pair in pair_profits(result)) == int(funding.sum())
+
+
+def test_profit_of_a_symbol_is_what_is_held_times_the_return_of_the_next_bar_and_its_fills(
+    result: BacktestResult, bars: pd.DataFrame
+) -> None:
+    fills, marks = fills_of(result), marks_of(bars, result)
+    fills["at_ms"] += BAR_MS
+    lots = fills.pivot_table(index="at_ms", columns="symbol", values="lots", aggfunc="sum")
+    held = lots.reindex(marks.index).fillna(0).cumsum().astype("int64")
+    symbols = {each.symbol: each for each in symbol_profits(result, strategy_of(COSTS).execution)}
+    assert symbols.keys() == set(held.columns)
+    assert len(symbols) == 8
+    for symbol, found in symbols.items():
+        notional = held[symbol] * marks[symbol]
+        simple_return = (marks[symbol].shift(-1) / marks[symbol] - 1).fillna(0)
+        # In floats as the formula has it; to the unit as the book counts.
+        assert found.held_e8 == pytest.approx((notional * simple_return).sum(), rel=1e-6, abs=1e4)
+        own = fills[fills["symbol"] == symbol]
+        worth = int(notional.iloc[-1])
+        funding = int(funding_of(held[[symbol]], marks[[symbol]]).sum())
+        assert found.funding_e8 == funding
+        assert found.profit_e8 == int(own["money"].sum()) + worth - funding
+        assert found.fees_e8 == int(own["fee"].sum())
+    total = sum(each.profit_e8 for each in symbols.values())
+    assert total == result.equity[-1].equity_e8 - 100_000 * 10**8
 
 
 def test_the_spread_increment_line_follows_from_bars_and_signals(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +13,14 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Table, create_engine, insert, text, update
 from sqlalchemy.exc import IntegrityError
 
+from cli.record import connect
 from services.trainer.domain import Stage, may_become
 from shared.database import tables
+from shared.database.engine import schema_of
 from shared.database.migrate import upgrade
-from shared.errors import StoreError
+from shared.errors import SettingsError, StoreError
 from shared.quant.gate_settings import ALL_GATES
+from tests.serving import recording, serving, settings_in_environment
 
 CLOSE = datetime(2024, 1, 1, tzinfo=UTC)
 LINEAGE = {"source_uri": "test", "transform_id": "test/1"}
@@ -477,3 +482,36 @@ def test_limits_that_cannot_be_are_refused(
 def test_a_row_without_lineage_is_refused(connection: Connection) -> None:
     with pytest.raises(IntegrityError, match='"source_uri"'):
         connection.execute(insert(tables.bars).values(**BAR, transform_id="test/1"))
+
+
+# --- a schema of one's own ----------------------------------------------------------------
+
+
+async def test_a_url_that_names_a_schema_puts_everything_into_it(
+    database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within = f"{database_url}?options=-csearch_path%3Dresearch"
+    await asyncio.to_thread(upgrade, within)
+    await asyncio.to_thread(upgrade, within)
+    settings_in_environment(monkeypatch, tmp_path, within, redis_url)
+    async with serving("features") as features:
+        assert (await features.get("/status"))["state"] == "running"
+    async with recording(within, redis_url) as record:
+        await record.put(tables.bars, BAR)
+        assert await record.rows("SELECT count(*) FROM research.bars") == [(1,)]
+        assert await record.rows("SELECT count(*) FROM public.bars") == [(0,)]
+        # What the service wrote of itself is there too.
+        assert await record.rows("SELECT count(*) FROM public.consumer_offset") == [(0,)]
+        assert await record.rows("SELECT count(*) > 0 FROM research.consumer_offset") == [(True,)]
+        named = "SELECT table_schema, count(*) FROM information_schema.tables WHERE table_schema "
+        found = await record.rows(named + "IN ('public', 'research') GROUP BY 1 ORDER BY 1")
+        assert [schema for schema, _ in found] == ["public", "research"]
+        assert found[0][1] == found[1][1]
+    with connect(within) as command:
+        assert command.execute("SELECT count(*) AS n FROM bars").fetchone() == {"n": 1}
+
+
+@pytest.mark.parametrize("options", ["-cjit=off", "-csearch_path%3Da%3Bb", "-csearch_path%3DA"])
+def test_no_other_option_of_a_url_is_taken(options: str) -> None:
+    with pytest.raises(SettingsError, match="only -csearch_path=NAME is known"):
+        schema_of(f"postgresql+asyncpg://mnt@127.0.0.1/mnt?options={options}")

@@ -102,6 +102,8 @@ def random_settings(rng: np.random.Generator) -> StrategySettings:
             "borrow_ppm": int(rng.choice([0, 50])),
         },
     }
+    if rng.random() < 0.5:
+        sections["signals"]["half_life_reference_bars"] = rng.uniform(1, 8)
     return StrategySettings.model_validate(sections)
 
 

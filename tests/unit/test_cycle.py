@@ -26,7 +26,7 @@ from cli.cycle.steps import (
     train_offline,
 )
 from shared.backtest.candidates import FitTerms, fit_candidate, training_set
-from shared.backtest.track import DAY_MS, E8, daily_track, pair_profits
+from shared.backtest.track import DAY_MS, E8, daily_track, pair_profits, symbol_profits
 from shared.clock import instant_of_ms
 from shared.errors import DataError, SettingsError
 from shared.quant.gates import BACKTEST_GATES
@@ -105,6 +105,21 @@ def test_profit_by_pair_adds_up_to_the_change_of_equity(cycle: Cycle) -> None:
         profit_e8 = sum(pair.profit_e8 for pair in pair_profits(result))
         capital_e8 = cycle.strategy.portfolio.capital_e8
         assert profit_e8 == result.trading.equity.equity_e8[-1] - capital_e8
+
+
+def test_profit_by_symbol_adds_up_to_the_change_of_equity_and_so_do_its_costs(
+    cycle: Cycle,
+) -> None:
+    costs, capital_e8 = cycle.strategy.execution, cycle.strategy.portfolio.capital_e8
+    for result in (cycle.z_rule, *(column.result for column in cycle.columns)):
+        symbols = symbol_profits(result, costs)
+        profit_e8 = sum(symbol.profit_e8 for symbol in symbols)
+        assert profit_e8 == result.trading.equity.equity_e8[-1] - capital_e8
+        positions = result.trading.positions
+        assert sum(symbol.fees_e8 for symbol in symbols) == positions.fees_e8.sum()
+        assert sum(symbol.funding_e8 for symbol in symbols) == positions.funding_e8.sum()
+        assert sum(symbol.n_fills for symbol in symbols) == len(result.fills)
+    assert cycle.z_rule.trading.positions.funding_e8.sum() > 0
 
 
 def test_net_exposure_of_a_day_is_what_fills_up_to_its_end_hold_at_its_marks(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from cli.fleet.embedded import postgres_url, redis_url
 from cli.fleet.home import FleetHome
 from cli.fleet.supervisor import RestartPolicy
-from cli.fleet.topology import SERVICES, server_specs, service_specs
+from cli.fleet.topology import MLFLOW, SERVICES, server_specs, service_specs
 from shared.errors import SettingsError
 
 
@@ -82,3 +83,16 @@ def test_unknown_service_is_refused_with_the_known_ones(home: FleetHome) -> None
 def test_pause_doubles_up_to_the_longest() -> None:
     policy = RestartPolicy(first_pause_seconds=0.5, longest_pause_seconds=3.0)
     assert [policy.pause_seconds(n) for n in (1, 2, 3, 4, 5, 10_000)] == [0.5, 1, 2, 3, 3, 3]
+
+
+def test_the_trainer_is_told_the_pages_of_all_that_runs_here(home: FleetHome) -> None:
+    specs = {spec.name: spec for spec in service_specs(home, {}, (*SERVICES, MLFLOW))}
+    told = {name: spec.env.get("MNT_CONSOLE__LINKS") for name, spec in specs.items()}
+    assert {name for name, links in told.items() if links is not None} == {"trainer"}
+    links = json.loads(told["trainer"] or "")
+    assert links.keys() == specs.keys()
+    assert links["signals"] == f"http://127.0.0.1:{specs['signals'].port}/docs"
+    assert links["mlflow"] == f"http://127.0.0.1:{specs['mlflow'].port}"
+    given = {"MNT_CONSOLE__LINKS": '{"grafana": "http://127.0.0.1:3000"}'}
+    [trainer] = service_specs(home, given, ["trainer"])
+    assert trainer.env["MNT_CONSOLE__LINKS"] == given["MNT_CONSOLE__LINKS"]

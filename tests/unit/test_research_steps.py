@@ -218,11 +218,42 @@ def test_a_backtest_takes_its_signals_from_the_model_or_from_the_rule(steps: Ste
     with pytest.raises(SettingsError, match="give --model"):
         run(*common, "--signals-from", "model")
     tables = {
-        name: pq.read_table(steps["backtest"] / f"{name}.parquet") for name in ("daily", "pairs")
+        name: pq.read_table(steps["backtest"] / f"{name}.parquet")
+        for name in ("daily", "pairs", "symbols")
     }
     gained = (by_model["equity_e8"] - strategy_of(()).portfolio.capital_e8) / 1e8
     assert sum(tables["pairs"]["profit"].to_pylist()) == pytest.approx(gained, abs=1e-6)
+    assert sum(tables["symbols"]["profit"].to_pylist()) == pytest.approx(gained, abs=1e-6)
     assert tables["daily"]["equity"][-1].as_py() == pytest.approx(by_model["equity_e8"] / 1e8)
+
+
+def test_a_dataset_is_built_and_uploaded_by_one_command_that_can_be_repeated(
+    steps: Steps, tmp_path: Path
+) -> None:
+    out, bucket = tmp_path / "made" / "dataset.parquet", tmp_path / "bucket"
+    command = ["dataset", steps["features"], "--out", out, "--upload", "--prefix", "datasets/1"]
+    with pytest.raises(SettingsError, match="no artefact store is named"):
+        run(*command)
+    assert not out.exists()
+    first = run(*command, "--store", bucket)
+    assert (first["is_new"], first["uploaded"]["copied"], first["uploaded"]["known"]) == (
+        True,
+        2,
+        0,
+    )
+    copied = bucket / "datasets" / "1" / "dataset.parquet"
+    assert copied.read_bytes() == out.read_bytes()
+    assert (copied.parent / "dataset.parquet.manifest.json").is_file()
+    again = run(*command, "--store", bucket)
+    assert (again["is_new"], again["uploaded"]["copied"], again["uploaded"]["known"]) == (
+        False,
+        0,
+        2,
+    )
+    # Only what is not there is copied: another label is another dataset.
+    other = run(*command, "--store", bucket, "--label", "next_bar_sign")
+    assert (other["is_new"], other["uploaded"]["copied"]) == (True, 2)
+    assert copied.read_bytes() == out.read_bytes()
 
 
 # --- production ---------------------------------------------------------------------------------
@@ -279,14 +310,56 @@ def test_what_is_in_production_gives_signals_and_they_give_orders(
             assert line["lots_y"] * line["signal"]["side"] > 0
             assert (line["exit"]["home"] - line["exit"]["stop"]) * line["signal"]["side"] > 0
     out = tmp_path / "latest_orders.json"
-    run("aggregate", signals, *bars, "--out", out)
+    run("aggregate", signals, *bars, "--out", out, "--target-volatility", "0.05")
     document = json.loads(out.read_text())
+    assert document["volatility"]["target"] == 0.05
+    assert run("aggregate", signals, *bars, "--out", out)["is_new"] is True
+    document = json.loads(out.read_text())
+    assert document["volatility"] is None
     assert document["as_of"] == said["last_close"]
     again = run("aggregate", signals, *bars, "--out", out)
     assert again["is_new"] is False
     signals.write_text(signals.read_text().replace('"strength"', '"force"', 1))
     with pytest.raises(ContractError, match="line 1"):
         read_signals(signals)
+
+
+@pytest.mark.filterwarnings(
+    # MLflow's own mappers use a SQLAlchemy loader strategy that 2.1 deprecates.
+    "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
+)
+def test_a_signal_names_the_mlflow_run_of_its_model_where_it_was_logged(
+    production: tuple[Path, Path], market: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from cli.research.tracking import NAME, registry_at
+
+    registry, cycle = production
+    frozen, signals = tmp_path / "production_map.json", tmp_path / "signals.jsonl"
+    sha256 = json.loads((cycle / "candidates.json").read_text())[0]["sha256"]
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracked = ["--mlflow", uri, "--home", tmp_path]
+    promote = ["promote", "--registry", registry, "--cycle", cycle, "--out", frozen,
+               "--sha256", sha256, "--reason", "to see it work"]  # fmt: skip
+    infer = ["infer", "--bars", market[1], "--registry-in", frozen, "--out", signals]
+
+    def runs_of_lines() -> set[str | None]:
+        lines = [json.loads(line) for line in signals.read_text().splitlines()]
+        assert all(line["signal"]["model_sha256"] in {sha256, None} for line in lines)
+        return {line["mlflow_run_id"] for line in lines if line["signal"]["model_sha256"]}
+
+    run(*promote)
+    assert run(*infer, *tracked)["signals"] > 0
+    assert runs_of_lines() == {None}
+    said = run(*promote, *tracked)
+    run_id = said["mlflow_runs"][sha256]
+    # What is frozen already is logged once.
+    assert run(*promote, *tracked)["mlflow_runs"] == {sha256: run_id}
+    assert run(*infer, *tracked)["is_new"] is True
+    assert runs_of_lines() == {run_id}
+    recipe = json.loads(registry_at(uri, tmp_path).load(NAME, sha256))
+    assert recipe["family"] == "logistic_regression"
+    run(*infer)
+    assert runs_of_lines() == {None}
 
 
 def test_orders_keep_to_slots_and_caps_and_hold_what_a_backtest_holds(
@@ -321,3 +394,61 @@ def test_orders_keep_to_slots_and_caps_and_hold_what_a_backtest_holds(
             strategy.portfolio.model_copy(update={"top_k": 1}), "log", "5m",
         )  # fmt: skip
         assert len(one["targets"]) <= 1
+
+
+def test_a_volatility_target_makes_entries_smaller_and_leaves_what_is_held(
+    steps: Steps, market: tuple[Path, Path]
+) -> None:
+    from cli.backtest import BacktestRequest, trade
+    from cli.research.inference import last_marks
+    from cli.research.volatility import VolatilityControl
+
+    request = BacktestRequest(
+        (steps["ohlcv_5m.parquet"],), FIRST_MS + 31 * DAY_MS, FIRST_MS + 65 * DAY_MS + 1,
+        (*QUICK, "portfolio.symbol_cap=1"), steps["pairs_screened.json"],
+    )  # fmt: skip
+    result, _ = trade(request)
+    strategy, bars = strategy_of(request.overrides), result.prepared.seen[-1]
+    instruments = result.prepared.market.instruments
+    entered_ms = [at_ms for at_ms, signal in result.signals if signal.action == "enter"]
+
+    def planned(as_of_ms: int, target: float | None) -> dict[str, Any]:
+        control = None
+        if target is not None:
+            control = VolatilityControl(target, 2016, bars, "5m", strategy.portfolio.capital_e8)
+        signals = [(at_ms, signal) for at_ms, signal in result.signals if at_ms <= as_of_ms]
+        return latest_orders(
+            signals, instruments, last_marks(bars), as_of_ms, strategy.portfolio, "log", "5m",
+            control,
+        )  # fmt: skip
+
+    def lots(document: dict[str, Any]) -> dict[tuple[str, str], int]:
+        return {
+            (target["pair"], leg["symbol"]): leg["lots"]
+            for target in document["targets"]
+            for leg in target["legs"]
+        }
+
+    as_of_ms = entered_ms[-1]
+    free = planned(as_of_ms, None)
+    assert free["volatility"] is None
+    loose = planned(as_of_ms, 1e3)
+    assert {key: loose[key] for key in ("targets", "orders")} == {
+        key: free[key] for key in ("targets", "orders")
+    }
+    most = loose["volatility"]["of_targets"]
+    assert most > 0
+    tight = planned(as_of_ms, most / 2)
+    assert tight["volatility"]["of_targets"] <= most / 2 * 1.05
+    assert lots(tight).keys() <= lots(free).keys()
+    assert 0 < sum(lots(tight).values()) < sum(lots(free).values())
+    assert all(lots(tight)[leg] <= lots(free)[leg] for leg in lots(tight))
+    # Exits leave as ever, and what no share of fits is refused by name.
+    closing = [order for order in free["orders"] if order["action"] == "close"]
+    assert [order for order in tight["orders"] if order["action"] == "close"] == closing
+    none = planned(as_of_ms, 1e-9)
+    assert none["targets"] == []
+    assert any("volatility target of 1e-09" in each["why"] for each in none["refused"])
+    few = VolatilityControl(0.1, 10, bars, "5m", strategy.portfolio.capital_e8)
+    with pytest.raises(DataError, match="a volatility needs 101"):
+        few.volatility({bars.symbols[0]: 1.0}, as_of_ms)

@@ -10,7 +10,16 @@ from pydantic import ValidationError
 from shared.clock import instant_of_ms
 from shared.events.features import FeatureRow, FeaturesComputed
 from shared.events.signals import Signal
-from shared.sleeves.pairs.rules import PairTrade, SignalSettings, decide_signals, marks_of
+from shared.quant.compiled import interpreted
+from shared.sleeves.pairs.rules import (
+    PairTrade,
+    SignalSettings,
+    decide_signals,
+    marks_of,
+    size_ppm,
+    thresholds_of,
+)
+from shared.sleeves.pairs.settings import StrategySettings
 from shared.sleeves.pairs.stored_model import StoredModel
 from tests.support import BAR_MS, MIDNIGHT_MS, linear_model
 
@@ -121,6 +130,7 @@ def test_an_entry_freezes_the_spread_it_was_decided_on() -> None:
         "close_x": 5.0,
         "roster_closes_at": instant_of_ms(MIDNIGHT_MS),
         "model_sha256": None,
+        "size_ppm": 1_000_000,
     }
     assert rule.trades == {
         AB: PairTrade(
@@ -374,3 +384,44 @@ def test_features_of_an_earlier_close_decide_nothing() -> None:
 def test_thresholds_out_of_order_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         SignalSettings.model_validate({**SETTINGS.model_dump(), **settings})
+
+
+# --- size by half-life --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("half_life_bars", "size"),
+    [(0.0, 1_000_000), (20.0, 1_000_000), (40.0, 500_000), (60.0, 333_333), (1e12, 1)],
+)
+def test_a_slower_pair_is_entered_with_less_and_none_with_more(
+    half_life_bars: float, size: int
+) -> None:
+    limits = thresholds_of(SETTINGS.model_copy(update={"half_life_reference_bars": 20.0}))
+    assert size_ppm(half_life_bars, limits) == size
+    assert interpreted(size_ppm)(half_life_bars, limits) == size
+    assert size_ppm(half_life_bars, thresholds_of(SETTINGS)) == 1_000_000
+
+
+def test_an_entry_tells_its_size_and_an_exit_is_whole() -> None:
+    settings = SETTINGS.model_copy(update={"half_life_reference_bars": 20.0})
+    trades: Trades = {}
+    sizes = []
+    for n_bars, z_score in enumerate((2.5, 0.0)):
+        computed = features(n_bars, [row(z_score)])
+        computed = computed.model_copy(
+            update={
+                "feature_names": (*NAMES, "half_life_bars"),
+                "values": tuple((*values, 40.0) for values in computed.values),
+            }
+        )
+        raised, trades = decide_signals(trades, computed, settings, "price", None, None)
+        sizes += [(signal.action, signal.size_ppm) for signal in raised.signals]
+    assert sizes == [("enter", 500_000), ("exit", 1_000_000)]
+
+
+def test_a_run_without_a_reference_is_named_as_before_there_was_one() -> None:
+    default = StrategySettings()
+    assert "half_life_reference_bars" not in default.model_dump_json()
+    other = default.model_copy(update={"signals": SignalSettings(half_life_reference_bars=20.0)})
+    assert other.run_id(None) != default.run_id(None)
+    assert StrategySettings.model_validate_json(other.model_dump_json()) == other

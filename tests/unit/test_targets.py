@@ -220,3 +220,15 @@ def test_a_slot_is_free_again_when_its_own_position_is_reported_closed() -> None
     assert release_closed(taken, changed("before:AB", "closing")) == taken
     assert release_closed(taken, changed("an older one of the pair", "closed")) == taken
     assert release_closed(taken, changed("before:AB", "closed")) == {pair("CD"): live("CD")}
+
+
+def test_an_entry_of_half_the_size_gets_half_the_gross_and_leaves_the_rest_of_the_caps() -> None:
+    whole, half = enter("AB"), enter("AB").model_copy(update={"size_ppm": 500_000})
+    sizes = []
+    for entry in (whole, half):
+        (intent,) = plan([entry]).requested.intents
+        sizes.append([leg.quantity_lots for leg in intent.legs])
+    # 250 of each at 10 in lots of 0.001, and 125.
+    assert sizes == [[25_000, 25_000], [12_500, 12_500]]
+    tiny = enter("AB").model_copy(update={"size_ppm": 1})
+    assert "below the venue's minimum" in reasons(plan([tiny]))[0]

@@ -8,6 +8,7 @@ that is held, not at one whose ratio has moved since.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from shared.clock import instant_of_ms
 from shared.events.features import FeatureRow, FeaturesComputed
-from shared.events.signals import Mark, Signal, SignalsRaised
+from shared.events.signals import WHOLE_PPM, Mark, Signal, SignalsRaised
 from shared.quant.compiled import compiled, interpreted
 from shared.sleeves.pairs.features import held_z
 from shared.sleeves.pairs.stored_model import StoredModel
@@ -46,6 +47,9 @@ class SignalSettings(BaseModel, frozen=True, extra="forbid"):
         Bounds of the rolling hedge ratio at entry.
     probability_threshold
         Smallest probability of the model that enters.
+    half_life_reference_bars
+        A pair whose spread takes longer than this to halve is entered with so much less of its
+        gross notional: reference / half-life. None enters all alike.
     """
 
     signals_from: Literal["z", "model", "auto"] = "auto"
@@ -58,6 +62,10 @@ class SignalSettings(BaseModel, frozen=True, extra="forbid"):
     hedge_ratio_min: float = Field(0.2, gt=0)
     hedge_ratio_max: float = Field(5.0, gt=0)
     probability_threshold: float = Field(0.55, ge=0, le=1)
+    # Left out of what names a run where it is off: such a run is the one it was without it.
+    half_life_reference_bars: float | None = Field(
+        None, gt=0, exclude_if=lambda value: value is None
+    )
 
     @model_validator(mode="after")
     def _thresholds_are_ordered(self) -> SignalSettings:
@@ -116,11 +124,29 @@ class Thresholds(NamedTuple):
     missing_closes_limit: int
     hedge_ratio_min: float
     hedge_ratio_max: float
+    half_life_reference_bars: float
 
 
 def thresholds_of(settings: SignalSettings) -> Thresholds:
-    """Return the thresholds of the settings."""
-    return Thresholds(*(getattr(settings, name) for name in Thresholds._fields))
+    """Return the thresholds of the settings; without a reference of half-lives it is 0."""
+    values = {name: getattr(settings, name) for name in Thresholds._fields}
+    # Of one type in any case, or the rules would be compiled a second time.
+    values["half_life_reference_bars"] = settings.half_life_reference_bars or 0.0
+    return Thresholds(**values)
+
+
+@compiled
+def size_ppm(half_life_bars: float, limits: Thresholds) -> int:
+    """Return how much of a pair's gross notional an entry gets, in millionths.
+
+    Notes
+    -----
+    min(1, reference / half-life), rounded down: capital that is bound for longer earns less of
+    the same stretch. Never nothing, so that what is too small is refused by the venue's minimum.
+    """
+    if limits.half_life_reference_bars <= 0 or half_life_bars <= limits.half_life_reference_bars:
+        return WHOLE_PPM
+    return max(1, math.floor(WHOLE_PPM * (limits.half_life_reference_bars / half_life_bars)))
 
 
 @compiled
@@ -265,7 +291,10 @@ def _consider(
         model_sha256=model.sha256 if model is not None else None,
     )
     reason = "z_score" if model is None else "model"
-    return trade, _signal(trade, computed, "enter", reason, z_score, confidence)
+    size = WHOLE_PPM
+    if settings.half_life_reference_bars is not None:
+        size = interpreted(size_ppm)(row.values[position["half_life_bars"]], limits)
+    return trade, _signal(trade, computed, "enter", reason, z_score, confidence, size)
 
 
 def _follow(
@@ -309,6 +338,7 @@ def _signal(
     reason: str,
     z_score: float,
     confidence: float | None,
+    size: int = WHOLE_PPM,
 ) -> Signal:
     return Signal(
         sleeve=SLEEVE,
@@ -329,4 +359,5 @@ def _signal(
         close_x=trade.last_close_x,
         roster_closes_at=computed.roster_closes_at,
         model_sha256=trade.model_sha256,
+        size_ppm=size,
     )
