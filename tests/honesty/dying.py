@@ -58,9 +58,7 @@ def watch_a_dying_edge(seed: int, *, half_life_bars: float, dies: bool = True) -
     )  # fmt: skip
     market = market_of(prices, rng)
     strategy = strategy_of(COMPACT)
-    screens = [
-        roster(FIRST_MS, {(f"Y{n}/USDT", f"X{n}/USDT"): "active" for n in range(N_PAIRS)})
-    ]
+    screens = [roster(FIRST_MS, {(f"Y{n}/USDT", f"X{n}/USDT"): "active" for n in range(N_PAIRS)})]
     label = LabelSettings()
     training, whole = (
         prepare_with(
@@ -70,9 +68,7 @@ def watch_a_dying_edge(seed: int, *, half_life_bars: float, dies: bool = True) -
         for start, end in ((_TRAIN_FROM, _PROMOTED), (_PROMOTED - WIRE.window_closes, _END))
     )  # fmt: skip
     dataset = training_set(training, label)
-    candidate = fit_candidate(
-        _FAMILY, label, dataset, FitTerms(), family_named(_FAMILY).defaults
-    )
+    candidate = fit_candidate(_FAMILY, label, dataset, FitTerms(), family_named(_FAMILY).defaults)
     champion = StoredModel.of(
         candidate.model, dataset.feature_names, label=label, trained_from_ms=0, trained_to_ms=1,
         n_samples=candidate.n_samples,

@@ -7,6 +7,8 @@ come after, could only refuse more.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from rich.progress import Progress
 
 from cli.cycle.pipeline import Cycle, cycle_of_market
 from cli.cycle.request import CycleRequest
+from shared.quant.gates import GateSettings, power_of_gates
 from shared.quant.sharpe_ratio import track_record
 from shared.quant.trials import TrialLedger
 from shared.quant.typing import Float1D
@@ -22,11 +25,13 @@ from shared.settings import strategy_of
 from shared.venues.market import RecordedMarket
 from tests.honesty.markets import (
     DAY,
+    cointegrated_pairs,
     correlated_walks,
     independent_walks,
     market_of,
     real_log_prices,
     shuffled,
+    told_pairs,
 )
 
 ANNUAL = 365**0.5
@@ -56,9 +61,46 @@ CARELESS = (
     "screener.hedge_ratio_max=20",
     "signals.probability_threshold=0.3",
 )
+# Where there is something to find, every pair that was planted is to be on the roster.
+PLANTED = ("screener.method=p_value", "screener.level=0.01", "screener.hurst_max=1")
 FAMILIES = ("logistic_regression", "lightgbm")
 N_SYMBOLS = 12
+N_PAIRS = 6
 N_DAYS = 120
+COST_OF_A_TRADE = 0.0012
+"""Fees and slippage of entering and leaving, as a share of gross notional, by the defaults."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge that is planted.
+
+    Attributes
+    ----------
+    half_life_bars, spread_std
+        Of the spreads.
+    is_told
+        Whether volume tells when they come home; else they always do, and the z rule knows all
+        there is to know.
+    test_days
+        Length of the test, after 150 days to learn from.
+    """
+
+    half_life_bars: float
+    spread_std: float
+    is_told: bool = True
+    test_days: int = 150
+
+
+EDGES = {
+    "always home, half-life 4 h": Edge(4, 0.006, is_told=False),
+    "told, half-life 2 h, strong": Edge(2, 0.006),
+    "told, half-life 2 h, weak": Edge(2, 0.003),
+    "told, half-life 4 h, strong": Edge(4, 0.008),
+    "told, half-life 2 h, a year": Edge(2, 0.004, test_days=365),
+}
+# From two deviations to a half of one, over two legs: half of what a trade costs.
+EATEN = Edge(6, COST_OF_A_TRADE / 0.75 / 2, is_told=False, test_days=60)
 
 
 @dataclass(frozen=True)
@@ -166,3 +208,69 @@ def climb_null(rung: str, seed: int, real: Path | None) -> Finding:
     """Run the pipeline on a null; every second one with the careless screen."""
     settings = CARELESS if seed % 2 else ()
     return climb(rung, seed, null_market(rung, seed, real), *settings)
+
+
+def climb_edge(name: str, seed: int, edge: Edge, *settings: str) -> Finding:
+    """Run the pipeline on pairs with an edge."""
+    rng = np.random.default_rng([seed, edge.test_days])
+    n_bars = (150 + edge.test_days) * DAY
+    shape = {"half_life_bars": edge.half_life_bars, "spread_std": edge.spread_std}
+    if edge.is_told:
+        prices, volumes = told_pairs(n_bars, N_PAIRS, rng, **shape)
+        market = market_of(prices, rng, volumes)
+    else:
+        market = market_of(cointegrated_pairs(n_bars, N_PAIRS, rng, **shape), rng)
+    return climb(name, seed, market, *PLANTED, *settings, test_days=edge.test_days)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of an edge's markets promoted, beside what the length allows.
+
+    Attributes
+    ----------
+    sharpe, z_sharpe
+        Annual, over the days of all tests together: what the edge is worth to the candidates;
+        and the mean of the z rule's.
+    promoted
+        Share of markets.
+    analytic, analytic_of_ledger
+        Mean power of the gates of the Sharpe ratio at that value, where trials differ by luck
+        alone and as the ledgers measured.
+    refusals
+        How often each gate refused.
+    """
+
+    sharpe: float
+    z_sharpe: float
+    promoted: float
+    analytic: float
+    analytic_of_ledger: float
+    refusals: Mapping[str, int]
+
+
+def share_of(findings: Sequence[Finding]) -> Share:
+    """Summarise the markets of one edge that have a candidate."""
+    reached = [each for each in findings if each.has_candidate]
+    sharpe = sharpe_of(np.concatenate([each.returns for each in reached]))
+
+    def power(each: Finding, variance: float | None) -> float:
+        return power_of_gates(
+            sharpe,
+            n_returns=len(each.returns),
+            periods_per_year=365,
+            n_trials=each.n_trials,
+            variance_of_trials=variance,
+            settings=GateSettings(),
+        )
+
+    return Share(
+        sharpe=sharpe,
+        z_sharpe=float(np.mean([each.z_sharpe for each in reached])),
+        promoted=float(np.mean([each.is_promoted for each in findings])),
+        analytic=float(np.mean([power(each, None) for each in reached])),
+        analytic_of_ledger=float(
+            np.mean([power(each, each.variance_of_trials) for each in reached])
+        ),
+        refusals=Counter(gate for each in reached for gate in each.refused_by),
+    )
