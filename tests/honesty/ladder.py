@@ -214,12 +214,19 @@ def climb_edge(name: str, seed: int, edge: Edge, *settings: str) -> Finding:
     """Run the pipeline on pairs with an edge."""
     rng = np.random.default_rng([seed, edge.test_days])
     n_bars = (150 + edge.test_days) * DAY
-    shape = {"half_life_bars": edge.half_life_bars, "spread_std": edge.spread_std}
+    half_life_bars, spread_std = edge.half_life_bars, edge.spread_std
     if edge.is_told:
-        prices, volumes = told_pairs(n_bars, N_PAIRS, rng, **shape)
+        prices, volumes = told_pairs(
+            n_bars, N_PAIRS, rng, half_life_bars=half_life_bars, spread_std=spread_std
+        )
         market = market_of(prices, rng, volumes)
     else:
-        market = market_of(cointegrated_pairs(n_bars, N_PAIRS, rng, **shape), rng)
+        market = market_of(
+            cointegrated_pairs(
+                n_bars, N_PAIRS, rng, half_life_bars=half_life_bars, spread_std=spread_std
+            ),
+            rng,
+        )
     return climb(name, seed, market, *PLANTED, *settings, test_days=edge.test_days)
 
 

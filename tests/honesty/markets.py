@@ -15,7 +15,7 @@ from shared.book.instrument import instruments_from_bars
 from shared.clock import TIMEFRAME_MS
 from shared.quant.bar_checks import BarCheckSettings, check_bars
 from shared.quant.bars import RawBars
-from shared.quant.typing import Float2D, Int1D
+from shared.quant.typing import Float1D, Float2D, Int1D
 from shared.venues.market import RecordedMarket
 from shared.venues.recorded import read_bars
 
@@ -66,13 +66,14 @@ def shuffled(
     block
         Bars of a block.
     """
-    returns = np.diff(log_prices, axis=0)
+    returns: Float2D = np.diff(log_prices, axis=0)
     columns = rng.choice(returns.shape[1], n_symbols, replace=False)
     n_blocks = -(-n_bars // block)
     starts = rng.integers(0, len(returns) - block + 1, (n_blocks, n_symbols))
     rows = (starts[:, np.newaxis, :] + np.arange(block)[:, np.newaxis]).reshape(-1, n_symbols)
-    drawn = returns[rows[:n_bars], columns]
-    return log_prices[0, columns] + _from_zero(drawn.cumsum(axis=0))
+    drawn: Float2D = returns[rows[:n_bars], columns].cumsum(axis=0)
+    start: Float1D = log_prices[0, columns]
+    return start + _from_zero(drawn)
 
 
 def cointegrated_pairs(

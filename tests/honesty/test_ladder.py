@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, replace
 from functools import partial
@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import track
 
 from shared.backtest import preparation
-from shared.backtest.feature_table import FeatureTable
+from shared.backtest.feature_table import FeatureTable, compute_feature_table
 from shared.events.screener import PairsScreened
 from shared.quant.bars import Bars
 from shared.quant.gates import BACKTEST_GATES, GateSettings, are_passed, judge, measure_backtest
-from shared.quant.typing import Float1D
+from shared.quant.typing import Int1D
 from shared.sleeves.pairs.features import FeatureSettings
 from tests.honesty.dying import DELAY_DAYS, watch_a_dying_edge
 from tests.honesty.ladder import (
@@ -49,9 +49,14 @@ FREE = ("execution.fee_ppm=0", "execution.slippage_ppm=0", "execution.funding_pp
 
 @pytest.mark.parametrize("rung", NULLS)
 def test_nothing_is_promoted_without_an_edge(rung: str, data_folder: Path) -> None:
-    careless, honest = (climb_null(rung, seed, data_folder / REAL) for seed in (1, 2))
+    careless = climb_null(rung, 1, data_folder / REAL)
     assert careless.has_candidate
     assert not careless.is_promoted
+
+
+def test_the_screen_of_the_product_finds_no_pair_among_independent_walks() -> None:
+    honest = climb_null("independent", 2, real=None)
+    assert honest.n_pairs == 0
     assert not honest.is_promoted
 
 
@@ -68,14 +73,11 @@ def test_a_model_that_sees_the_future_is_promoted_where_there_is_no_edge(
     assert climb("leak", 1, market, *sure, test_days=150).is_promoted
 
 
-_compute_feature_table = preparation.compute_feature_table
-
-
 def _with_tomorrow(
-    bars: Bars, closes: Float1D, screens: Iterable[PairsScreened], settings: FeatureSettings
+    bars: Bars, closes: Int1D, screens: Sequence[PairsScreened], settings: FeatureSettings
 ) -> FeatureTable:
     """Return the features with one that looks ahead: how far the spread will have come home."""
-    table = _compute_feature_table(bars, closes, screens, settings)
+    table = compute_feature_table(bars, closes, screens, settings)
     values = table.values.copy()
     for code in range(len(table.pairs)):
         rows = np.flatnonzero(table.pair == code)
