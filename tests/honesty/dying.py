@@ -46,7 +46,7 @@ class Watched:
     days_to_rollback: float | None
 
 
-def watch_a_dying_edge(seed: int, *, half_life_bars: float, dies: bool = True) -> Watched:
+def watch_a_dying_edge(seed: int, *, half_life_bars: float) -> Watched:
     """Train a champion on a living edge, let it die after a month, and watch.
 
     The roster keeps its pairs, as if no screen noticed: the wire is the only defence.
@@ -54,7 +54,7 @@ def watch_a_dying_edge(seed: int, *, half_life_bars: float, dies: bool = True) -
     rng = np.random.default_rng(seed)
     prices = cointegrated_pairs(
         _END, N_PAIRS, rng, half_life_bars=half_life_bars, spread_std=0.006,
-        dies_at=_DIES if dies else None,
+        dies_at=_DIES,
     )  # fmt: skip
     market = market_of(prices, rng)
     strategy = strategy_of(COMPACT)
@@ -85,7 +85,7 @@ def watch_a_dying_edge(seed: int, *, half_life_bars: float, dies: bool = True) -
             champion, whole.table.feature_names, trained_on, present, outcomes, WIRE
         )
         is_tripped = found is not None and bool(found.reasons)
-        if dies and bar > _DIES:
+        if bar > _DIES:
             if is_tripped:
                 return Watched(n_alive, n_false, (bar - _DIES) / DAY)
         else:
