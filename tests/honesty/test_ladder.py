@@ -221,11 +221,11 @@ def test_every_champion_is_rolled_back_within_the_delay(
 @pytest.mark.honesty
 @pytest.mark.parametrize("n_trials", [1, 10, 50])
 @pytest.mark.parametrize("n_days", [91, 182, 365])
-def test_the_share_that_passes_the_gates_is_at_most_the_analytic_power(
+def test_the_share_that_passes_all_gates_is_the_analytic_power_or_less(
     n_days: int, n_trials: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for sharpe in (1.0, 2.0, 3.0, 5.0):
-        power = measure_power(sharpe, n_days, n_trials, n_seeds=100)
+        power = measure_power(sharpe, n_days, n_trials, n_seeds=400 if n_trials == 1 else 100)
         with capsys.disabled():
             Console().print(sharpe, n_days, n_trials, *(f"{share:.2f}" for share in astuple(power)))
         assert power.simulated <= power.analytic + 0.1
