@@ -59,6 +59,10 @@ chaos: install ## Kill, cut off, stop and starve a fleet for an hour or two, the
 	$(if $(K),,SIM_FIRST=$(SEED) SIM_SUBMITS=10000 $(BIN)/pytest tests/simulation/test_submits.py --timeout=0)
 	$(if $(K),,$(MAKE) sim-many N=$(if $(filter file,$(origin N)),5000,$(N)))
 
+.PHONY: honesty
+honesty: install ## Run the pipeline on hundreds of markets with known truth, for an hour: make honesty K=shuffled
+	$(BIN)/pytest tests/honesty -m honesty --timeout=0 -k '$(K)'
+
 .PHONY: audit
 audit: install ## Look the locked dependencies up among known vulnerabilities (needs a network)
 	$(BIN)/python deploy/audit/audit.py $(UV)

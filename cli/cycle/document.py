@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from cli.cycle.ledger_file import LedgerFile
-from cli.cycle.pipeline import ACCOUNT, IDLE, Z_RULE, Column, Cycle
+from cli.cycle.pipeline import ACCOUNT, Cycle
 from shared.backtest.candidates import training_set
 from shared.backtest.engine import run_backtest
+from shared.backtest.evidence import IDLE, Z_RULE, Column
 from shared.backtest.result import BacktestResult
 from shared.backtest.track import (
     DAYS_PER_YEAR,
@@ -61,8 +62,7 @@ def describe(cycle: Cycle, ledger: LedgerFile) -> dict[str, Any]:
         "is_in_sample": cycle.is_in_sample,
         "verdict": verdict(cycle),
         "periods": {
-            name: instant_of_ms(at_ms).isoformat()
-            for name, at_ms in cycle.periods.model_dump().items()
+            name: instant_of_ms(at_ms).isoformat() for name, at_ms in asdict(cycle.periods).items()
         },
         "market": _market(cycle),
         "rosters": _rosters(cycle),
@@ -201,7 +201,7 @@ def _power(cycle: Cycle, ledger: LedgerFile) -> dict[str, float]:
             n_returns=len(cycle.z_track.day_ms),
             periods_per_year=DAYS_PER_YEAR,
             n_trials=ledger.n_trials,
-            settings=cycle.gate_settings,
+            settings=cycle.strategy.trainer.gates,
         )
         for annual_sharpe in (1.0, 2.0, 3.0, 5.0)
     }

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from shared.backtest.candidates import FitTerms
+from shared.backtest.evidence import FEWEST_TEST_DAYS, TEST_SHARE, Periods
 from shared.clock import instant_of_ms, timeframe_ms
 from shared.errors import DataError, SettingsError
 from shared.quant.calibration import CalibrationMethod
@@ -21,9 +22,6 @@ FULL_FAMILIES = ("logistic_regression", "random_forest", "lightgbm")
 SHORT_LABELS: tuple[LabelKind, ...] = ("z_threshold",)
 FULL_LABELS: tuple[LabelKind, ...] = ("z_threshold", "revert_direction", "held_return")
 FULL_TRIALS = 4
-FEWEST_TEST_DAYS = 32
-"""Two days for each of sixteen blocks, and enough for an interval by resampling."""
-_TEST_SHARE = 0.4
 _DAY_MS = timeframe_ms("1d")
 
 
@@ -104,25 +102,6 @@ class CycleRequest(BaseModel, frozen=True, extra="forbid"):
         }
 
 
-class Periods(BaseModel, frozen=True):
-    """Bounds of the three periods, each after one instant and up to the next.
-
-    Attributes
-    ----------
-    start_ms
-        Bars up to here only choose pairs and warm windows up.
-    validation_ms
-        Models are fitted on bars before, and compared on those after.
-    test_start_ms, end_ms
-        The one candidate is judged on these.
-    """
-
-    start_ms: int
-    validation_ms: int
-    test_start_ms: int
-    end_ms: int
-
-
 def periods_of(
     request: CycleRequest, strategy: StrategySettings, market: RecordedMarket
 ) -> Periods:
@@ -156,7 +135,7 @@ def periods_of(
         start_ms = -(-(max(first, int(traded[0])) - noon_ms) // _DAY_MS) * _DAY_MS + noon_ms
     test_start_ms = request.test_start_ms
     if test_start_ms is None:
-        length_ms = max(int((end_ms - start_ms) * _TEST_SHARE), FEWEST_TEST_DAYS * _DAY_MS)
+        length_ms = max(int((end_ms - start_ms) * TEST_SHARE), FEWEST_TEST_DAYS * _DAY_MS)
         # On midnight, so that days are whole.
         test_start_ms = (end_ms - length_ms) // _DAY_MS * _DAY_MS
     if not start_ms < test_start_ms < end_ms:

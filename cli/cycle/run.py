@@ -13,11 +13,12 @@ from cli.backtest import daily_table, pair_table, symbol_table, write_results
 from cli.cycle.artefacts import is_made, lineage, read_json, write_manifest
 from cli.cycle.document import describe
 from cli.cycle.ledger_file import LedgerFile
-from cli.cycle.pipeline import Z_RULE, Cycle, run_cycle
+from cli.cycle.pipeline import Cycle, run_cycle
 from cli.cycle.report import write_report
 from cli.cycle.request import CycleRequest
 from cli.cycle.steps import dataset_table, write_json
 from cli.research.inference import last_marks, latest_orders
+from shared.backtest.evidence import Z_RULE
 from shared.backtest.result import BacktestResult
 from shared.backtest.track import pair_profits, symbol_profits
 from shared.errors import DataError

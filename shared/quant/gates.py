@@ -268,6 +268,7 @@ def power_of_gates(
     periods_per_year: float,
     n_trials: int,
     settings: GateSettings,
+    variance_of_trials: float | None = None,
 ) -> float:
     """Return the probability that a true Sharpe ratio passes both gates of the Sharpe ratio.
 
@@ -281,6 +282,9 @@ def power_of_gates(
         Independent trials made, the others without skill.
     settings
         Thresholds.
+    variance_of_trials
+        Variance of their Sharpe ratios per period; by default that of trials without skill,
+        1 / (n_returns - 1). A ledger measures more where trials differ by skill as well.
 
     Raises
     ------
@@ -312,7 +316,9 @@ def power_of_gates(
             f"{n_returns} returns, {periods_per_year} periods per year: give at least three and a "
             "positive number"
         )
-    luck = expected_maximum_sharpe(n_trials, 1 / (n_returns - 1))
+    if variance_of_trials is None:
+        variance_of_trials = 1 / (n_returns - 1)
+    luck = expected_maximum_sharpe(n_trials, variance_of_trials)
     # The least ratio s with (s - luck) sqrt(n - 1) / sqrt(1 + s^2 / 2) at the quantile z:
     # the greater root of (1 - u / 2) s^2 - 2 luck s + luck^2 - u = 0, u = z^2 / (n - 1).
     u = float(ndtri(settings.deflated_sharpe_min)) ** 2 / (n_returns - 1)

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from cli.cycle.artefacts import lineage
 from cli.cycle.charts import Marker, bar_chart, line_chart
 from cli.cycle.ledger_file import LedgerFile
-from cli.cycle.pipeline import IDLE, Z_RULE, Cycle, run_cycle
+from cli.cycle.pipeline import Cycle, run_cycle
 from cli.cycle.report import IN_SAMPLE, html, markdown
 from cli.cycle.request import CycleRequest
 from cli.cycle.run import cycle_to_folder
@@ -26,6 +26,7 @@ from cli.cycle.steps import (
     train_offline,
 )
 from shared.backtest.candidates import FitTerms, fit_candidate, training_set
+from shared.backtest.evidence import IDLE, Z_RULE
 from shared.backtest.track import DAY_MS, E8, daily_track, pair_profits, symbol_profits
 from shared.clock import instant_of_ms
 from shared.errors import DataError, SettingsError

@@ -185,6 +185,22 @@ def test_the_analytic_power_is_that_of_simulated_backtests(
     assert power == pytest.approx(n_passed / 1000, abs=0.05)
 
 
+def test_trials_that_differ_by_more_than_luck_ask_for_more() -> None:
+    def power(variance_of_trials: float | None) -> float:
+        return power_of_gates(
+            5.0,
+            n_returns=365,
+            periods_per_year=365,
+            n_trials=10,
+            settings=SETTINGS,
+            variance_of_trials=variance_of_trials,
+        )
+
+    assert power(1 / 364) == power(None)
+    # One of ten trials has the skill, which alone makes them differ by a tenth of its square.
+    assert power(1 / 364 + 25 / 365 / 10) == pytest.approx(0.65, abs=0.01)
+
+
 def test_the_power_is_what_a_user_should_know() -> None:
     def power(annual_sharpe: float, n_returns: int, n_trials: int) -> float:
         return power_of_gates(

@@ -37,8 +37,8 @@ def test_the_family_is_judged_on_days_that_chose_nothing_and_every_trial_is_coun
     )  # fmt: skip
     assert judged.test_start_ms == END_MS - 32 * DAY_MS
     assert judged.family in strategy.trainer.family_names
-    # Of each family one fit, one validation and one test, and the test of the z rule.
-    assert ledger.n_trials == judged.evidence.n_trials == 2 * 3 + 1
+    # Of each family one fit, one validation and one test; the z rule and holding nothing.
+    assert ledger.n_trials == judged.evidence.n_trials == 2 * 3 + 2
     assert judged.evidence.is_out_of_sample
     with pytest.raises(DataError, match=f"needs {FEWEST_DAYS}"):
         judge_families(

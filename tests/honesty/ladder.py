@@ -1,0 +1,283 @@
+"""One rung, one seed: a market of known truth through the whole pipeline, and what came of it.
+
+The pipeline is that of `mnt cycle`: screens, features, labels, models, backtests, evidence and
+gates. Promoted means that every gate of the backtest was passed; the gates of the shadow, which
+come after, could only refuse more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+from cli.cycle.pipeline import Cycle, cycle_of_market
+from cli.cycle.request import CycleRequest
+from shared.quant.gates import GateSettings, power_of_gates
+from shared.quant.sharpe_ratio import track_record
+from shared.quant.trials import TrialLedger
+from shared.quant.typing import Float1D
+from shared.settings import strategy_of
+from shared.venues.market import RecordedMarket
+from tests.honesty.markets import (
+    DAY,
+    cointegrated_pairs,
+    correlated_walks,
+    independent_walks,
+    market_of,
+    real_log_prices,
+    shuffled,
+    told_pairs,
+)
+
+ANNUAL = 365**0.5
+NULLS = ("independent", "correlated", "shuffled")
+
+# Hours instead of five minutes and windows as short, so that a market takes seconds.
+COMPACT = (
+    "trade_timeframe=1h",
+    "screener.window_bars=500",
+    "screener.null_copies=19",
+    "screener.enter_after_screens=1",
+    "screener.leave_after_screens=2",
+    "screener.quote_volume_min_usdt=0",
+    "features.beta_window=200",
+    "features.z_window=100",
+    "trainer.min_samples=50",
+)
+# Where nothing is cointegrated the screen of the product finds nothing, which proves the screen.
+# This one lets pairs through, and models need not be sure, so that the gates must refuse.
+CARELESS = (
+    "screener.method=p_value",
+    "screener.level=0.1",
+    "screener.correlation_min=-1",
+    "screener.hurst_max=1",
+    "screener.crossings_min=0",
+    "screener.hedge_ratio_min=0.05",
+    "screener.hedge_ratio_max=20",
+    "signals.probability_threshold=0.3",
+)
+# Where there is something to find, every pair that was planted is to be on the roster.
+PLANTED = ("screener.method=p_value", "screener.level=0.01", "screener.hurst_max=1")
+FAMILIES = ("logistic_regression", "lightgbm")
+N_SYMBOLS = 12
+N_PAIRS = 6
+N_DAYS = 120
+COST_OF_A_TRADE = 0.0012
+"""Fees and slippage of entering and leaving, as a share of gross notional, by the defaults."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge that is planted.
+
+    Attributes
+    ----------
+    half_life_bars, spread_std
+        Of the spreads.
+    is_told
+        Whether volume tells when they come home; else they always do, and the z rule knows all
+        there is to know.
+    test_days
+        Length of the test, after 150 days to learn from.
+    """
+
+    half_life_bars: float
+    spread_std: float
+    is_told: bool = True
+    test_days: int = 150
+
+
+EDGES = {
+    "always home, half-life 4 h": Edge(4, 0.006, is_told=False),
+    "told, half-life 2 h, strong": Edge(2, 0.006),
+    "told, half-life 2 h, weak": Edge(2, 0.003),
+    "told, half-life 4 h, strong": Edge(4, 0.008),
+    "told, half-life 2 h, a year": Edge(2, 0.004, test_days=365),
+}
+# From two deviations to a half of one, over two legs: half of what a trade costs.
+EATEN = Edge(6, COST_OF_A_TRADE / 0.75 / 2, is_told=False, test_days=60)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the pipeline made of one market.
+
+    Attributes
+    ----------
+    n_pairs
+        Mean number of pairs on the rosters.
+    has_candidate
+        Whether a model was trained, so that the gates were reached.
+    is_promoted
+        Whether it passed all of them that a backtest can pass.
+    refused_by
+        The gates it did not pass.
+    returns
+        Daily, of the candidate's test; empty without one.
+    z_sharpe
+        Annual, of the z rule over the test.
+    n_trials, variance_of_trials
+        Of the ledger.
+    """
+
+    rung: str
+    seed: int
+    n_pairs: float
+    has_candidate: bool
+    is_promoted: bool
+    refused_by: tuple[str, ...]
+    returns: Float1D
+    z_sharpe: float
+    n_trials: int
+    variance_of_trials: float
+
+    @property
+    def sharpe(self) -> float:
+        """Annual Sharpe ratio of the candidate over its test, 0 without one."""
+        return sharpe_of(self.returns) if self.has_candidate else 0.0
+
+
+def sharpe_of(returns: Float1D) -> float:
+    """Return the annual Sharpe ratio of daily returns."""
+    return track_record(returns).sharpe_ratio * ANNUAL
+
+
+def climb(
+    rung: str, seed: int, market: RecordedMarket, *settings: str, test_days: int | None = None
+) -> Finding:
+    """Run the pipeline on a market, with settings beyond the compact ones."""
+    closes = market.checked["1h"].accepted.closes()
+    request = CycleRequest(
+        kind="short",
+        bars=(),
+        families=FAMILIES,
+        n_splits=3,
+        screen_every_days=14,
+        seed=seed,
+        test_start_ms=None if test_days is None else int(closes[-1 - test_days * DAY]),
+    )
+    ledger = TrialLedger()
+    cycle = cycle_of_market(
+        market, request, strategy_of([*COMPACT, *settings]), ledger, Progress(disable=True)
+    )
+    return finding(rung, seed, cycle, ledger)
+
+
+def finding(rung: str, seed: int, cycle: Cycle, ledger: TrialLedger) -> Finding:
+    """Summarise a cycle."""
+    column = cycle.selected
+    returns = np.zeros(0) if column is None else column.track.returns
+    return Finding(
+        rung=rung,
+        seed=seed,
+        n_pairs=float(np.mean([len(screen.pairs) for screen in cycle.screens])),
+        has_candidate=column is not None,
+        is_promoted=cycle.is_fit_for_shadow,
+        refused_by=tuple(
+            gate.gate
+            for gate in cycle.gates
+            if not gate.gate.startswith("shadow") and gate.verdict != "passed"
+        ),
+        returns=returns,
+        z_sharpe=sharpe_of(cycle.z_track.returns),
+        n_trials=ledger.n_trials,
+        variance_of_trials=ledger.variance_of_sharpe_ratios(len(cycle.z_track.returns)),
+    )
+
+
+def null_market(rung: str, seed: int, real: Path | None) -> RecordedMarket:
+    """Return a market without any edge."""
+    rng = np.random.default_rng([NULLS.index(rung), seed])
+    n_bars = N_DAYS * DAY
+    if rung == "independent":
+        prices = independent_walks(n_bars, N_SYMBOLS, rng)
+    elif rung == "correlated":
+        prices = correlated_walks(n_bars, N_SYMBOLS, rng)
+    else:
+        assert real is not None
+        prices = shuffled(real_log_prices(real), n_bars, N_SYMBOLS, rng)
+    return market_of(prices, rng)
+
+
+def climb_null(rung: str, seed: int, real: Path | None) -> Finding:
+    """Run the pipeline on a null; every second one with the careless screen."""
+    settings = CARELESS if seed % 2 else ()
+    return climb(rung, seed, null_market(rung, seed, real), *settings)
+
+
+def climb_edge(name: str, seed: int, edge: Edge, *settings: str) -> Finding:
+    """Run the pipeline on pairs with an edge."""
+    rng = np.random.default_rng([seed, edge.test_days])
+    n_bars = (150 + edge.test_days) * DAY
+    half_life_bars, spread_std = edge.half_life_bars, edge.spread_std
+    if edge.is_told:
+        prices, volumes = told_pairs(
+            n_bars, N_PAIRS, rng, half_life_bars=half_life_bars, spread_std=spread_std
+        )
+        market = market_of(prices, rng, volumes)
+    else:
+        market = market_of(
+            cointegrated_pairs(
+                n_bars, N_PAIRS, rng, half_life_bars=half_life_bars, spread_std=spread_std
+            ),
+            rng,
+        )
+    return climb(name, seed, market, *PLANTED, *settings, test_days=edge.test_days)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of an edge's markets promoted, beside what the length allows.
+
+    Attributes
+    ----------
+    sharpe, z_sharpe
+        Annual, over the days of all tests together: what the edge is worth to the candidates;
+        and the mean of the z rule's.
+    promoted
+        Share of markets.
+    analytic, analytic_of_ledger
+        Mean power of the gates of the Sharpe ratio at that value, where trials differ by luck
+        alone and as the ledgers measured.
+    refusals
+        How often each gate refused.
+    """
+
+    sharpe: float
+    z_sharpe: float
+    promoted: float
+    analytic: float
+    analytic_of_ledger: float
+    refusals: Mapping[str, int]
+
+
+def share_of(findings: Sequence[Finding]) -> Share:
+    """Summarise the markets of one edge that have a candidate."""
+    reached = [each for each in findings if each.has_candidate]
+    sharpe = sharpe_of(np.concatenate([each.returns for each in reached]))
+
+    def power(each: Finding, variance: float | None) -> float:
+        return power_of_gates(
+            sharpe,
+            n_returns=len(each.returns),
+            periods_per_year=365,
+            n_trials=each.n_trials,
+            variance_of_trials=variance,
+            settings=GateSettings(),
+        )
+
+    return Share(
+        sharpe=sharpe,
+        z_sharpe=float(np.mean([each.z_sharpe for each in reached])),
+        promoted=float(np.mean([each.is_promoted for each in findings])),
+        analytic=float(np.mean([power(each, None) for each in reached])),
+        analytic_of_ledger=float(
+            np.mean([power(each, each.variance_of_trials) for each in reached])
+        ),
+        refusals=Counter(gate for each in reached for gate in each.refused_by),
+    )
