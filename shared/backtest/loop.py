@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 from shared.book.arithmetic import (
@@ -23,7 +24,7 @@ from shared.book.arithmetic import (
     units_nearest,
 )
 from shared.events.signals import WHOLE_PPM
-from shared.quant.compiled import compiled
+from shared.quant.compiled import compiled, compiled_parallel
 from shared.quant.typing import Bool1D, Float1D, Float2D, Int1D, Int2D
 from shared.sleeves.pairs.features import z_held
 from shared.sleeves.pairs.rules import Thresholds, exit_reason, may_enter, size_ppm
@@ -430,20 +431,21 @@ def _row_of(pair: int, first: int, end: int, pairs: Int1D) -> int:
     return low if low < end and pairs[low] == pair else -1
 
 
-@compiled
 def rows_entering(rows: Rows, limits: Thresholds, terms: Terms) -> Int1D:
     """Return the rows that allow an entry by the rule and the model, ascending."""
-    found = np.empty(len(rows.pair), dtype=np.int64)
-    n_found = 0
-    for row in range(len(rows.pair)):
-        if (
+    return np.flatnonzero(_allow_entry(rows, limits, terms))
+
+
+@compiled_parallel
+def _allow_entry(rows: Rows, limits: Thresholds, terms: Terms) -> Bool1D:
+    allowed = np.zeros(len(rows.pair), dtype=np.bool_)
+    for row in numba.prange(len(rows.pair)):
+        allowed[row] = (
             may_enter(rows.z_score[row], rows.beta[row], rows.spread_std[row], limits)
             and rows.is_active[row]
             and _model_agrees(rows.confidence[row], terms)
-        ):
-            found[n_found] = row
-            n_found += 1
-    return found[:n_found].copy()
+        )
+    return allowed
 
 
 @compiled

@@ -285,15 +285,22 @@ Columns = TypeVar("Columns", Signals, Positions, Orders, Fills, Trades, Equity)
 
 _PAIRED = frozenset({"lots", "caps_e8", "working"})
 """Columns of `Positions` with one value for each leg."""
+_FLAGS_AND_FLOATS = {Float1D: np.float64, Bool1D: np.bool_}
+_DTYPES: Mapping[Any, Mapping[str, Any]] = {
+    kind: {
+        name: _FLAGS_AND_FLOATS.get(declared, np.int64)
+        for name, declared in get_type_hints(kind).items()
+    }
+    for kind in (Signals, Positions, Orders, Fills, Trades, Equity)
+}
 
 
 def _columns(kind: type[Columns], n: int) -> Columns:
     """Return columns of n rows, each of the type it is declared with."""
-    dtypes = {Float1D: np.float64, Bool1D: np.bool_}
     made: list[Any] = []
-    for name, declared in get_type_hints(kind).items():
+    for name, dtype in _DTYPES[kind].items():
         shape = (n, 2) if kind is Positions and name in _PAIRED else (n,)
-        made.append(np.zeros(shape, dtype=dtypes.get(declared, np.int64)))
+        made.append(np.zeros(shape, dtype))
     return _of(kind, made)
 
 
