@@ -33,7 +33,7 @@ from tests.serving import (
 from tests.support import eventually_async
 
 FLEET = ("ingest", "screener", "features", "trainer", "signals", "portfolio", "executor")
-OPEN = {"/health", "/ready", "/metrics"}
+OPEN = {"/health", "/ready", "/metrics", "/console"}
 YEAR = timedelta(days=365)
 
 

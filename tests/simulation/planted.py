@@ -24,7 +24,7 @@ from shared.database.engine import insert_rows
 
 Bug = Callable[[], contextlib.AbstractContextManager[Any]]
 BUGS: dict[str, Bug] = {}
-_PATIENCE = 40
+_PATIENCE = 300
 
 
 def seeds_to_try(known: int) -> Iterator[int]:

@@ -25,7 +25,7 @@ CAUGHT_BY = {
     "book fills anew after a restart": 1,
     "forget orders in flight at a restart": 5,
     "trade a replayed event again": 4,
-    "open while halted": 1,
+    "open while halted": 42,
     "ignore the limits": 15,
     "close the wrong way": 1,
     "forget the fees": 1,
