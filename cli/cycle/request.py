@@ -138,6 +138,12 @@ def periods_of(
         length_ms = max(int((end_ms - start_ms) * TEST_SHARE), FEWEST_TEST_DAYS * _DAY_MS)
         # On midnight, so that days are whole.
         test_start_ms = (end_ms - length_ms) // _DAY_MS * _DAY_MS
+        if test_start_ms <= start_ms:
+            raise DataError(
+                f"the bars from {instant_of_ms(start_ms)}, when the first screen is possible, to "
+                f"{instant_of_ms(end_ms)} leave no time to train in before a test of "
+                f"{FEWEST_TEST_DAYS} days: gather or give more bars"
+            )
     if not start_ms < test_start_ms < end_ms:
         raise SettingsError(
             f"start {instant_of_ms(start_ms)}, test from {instant_of_ms(test_start_ms)}, end "

@@ -230,6 +230,14 @@ def test_periods_that_prove_nothing_are_refused(
         run_cycle(request, strategy_of(QUICK), LedgerFile(tmp_path / "t"), quiet())
 
 
+def test_a_record_too_young_for_a_training_and_a_test_is_told_so(
+    bars: tuple[Path, Path], tmp_path: Path
+) -> None:
+    request = CycleRequest(kind="short", bars=bars, end_ms=FIRST_MS + 20 * DAY_MS)
+    with pytest.raises(DataError, match="no time to train in before a test of"):
+        run_cycle(request, strategy_of(QUICK), LedgerFile(tmp_path / "t"), quiet())
+
+
 def test_a_market_without_pairs_ends_with_nothing_to_promote_and_a_report_that_says_so(
     bars: tuple[Path, Path], tmp_path: Path
 ) -> None:
