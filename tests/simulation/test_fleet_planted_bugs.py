@@ -12,7 +12,7 @@ CAUGHT_BY = {
     "acknowledge features before the commit": 2,
     "move the cursor after the commit": 1,
     "publish before the commit": 2,
-    "handle a close again after a lost commit": 11,
+    "handle a close again after a lost commit": 14,
     "adopt an entry again": 1,
     "let a revision replace a bar": 1,
     "forget the roster at a restart": 1,
