@@ -6,23 +6,21 @@ here are the files, the rosters and what is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.progress import Progress
 
 from cli.cycle.request import CycleRequest, periods_of
-from shared.backtest.evidence import Column, Periods, judge_columns
-from shared.backtest.preparation import Prepared, screens_up_to
-from shared.backtest.result import BacktestResult
-from shared.backtest.track import DAY_MS, DailyTrack
+from shared.backtest.evidence import Judged, Periods, judge_columns
+from shared.backtest.preparation import screens_up_to
+from shared.backtest.track import DAY_MS
 from shared.clock import instant_of_ms, ms_of_instant, utc_now
 from shared.errors import DataError, SettingsError
 from shared.events.screener import PairsScreened
 from shared.quant.gates import (
     BACKTEST_GATES,
-    BacktestEvidence,
     GateResult,
     are_passed,
     judge,
@@ -35,21 +33,13 @@ ACCOUNT = "research"
 
 
 @dataclass(frozen=True, eq=False)
-class Cycle:
-    """Everything a cycle found.
+class Cycle(Judged):
+    """Everything a cycle found, beside what its columns came to.
 
     Attributes
     ----------
-    columns
-        In the order of the request, without those that could not be trained.
-    untrained
-        Why the others could not be, by name.
-    selected
-        The candidate's column, if there is one.
-    z_rule, z_track
-        The z rule over the test.
-    evidence
-        Of the candidate; None without one.
+    screens
+        In order of their closes.
     gates
         Every gate with its verdict; the shadow's are missing until there was one.
     """
@@ -59,13 +49,6 @@ class Cycle:
     periods: Periods
     market: RecordedMarket
     screens: tuple[PairsScreened, ...]
-    test: Prepared
-    columns: tuple[Column, ...]
-    untrained: Mapping[str, str]
-    selected: Column | None
-    z_rule: BacktestResult
-    z_track: DailyTrack
-    evidence: BacktestEvidence | None
     gates: tuple[GateResult, ...]
 
     @property
@@ -130,18 +113,12 @@ def cycle_of_market(
         account=ACCOUNT,
     )
     return Cycle(
+        **vars(judged),
         request=request,
         strategy=strategy,
         periods=periods,
         market=market,
         screens=screens,
-        test=judged.test,
-        columns=judged.columns,
-        untrained=judged.untrained,
-        selected=judged.selected,
-        z_rule=judged.z_rule,
-        z_track=judged.z_track,
-        evidence=judged.evidence,
         gates=judge(judged.evidence, None, strategy.trainer.gates),
     )
 
