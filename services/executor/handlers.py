@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.executor import metrics, store
-from services.executor.store import RecordedControl
+from services.executor.store import RecordedControl, Standing
 from shared.book.control import TradingCommand, TradingControl, TradingState, obey
 from shared.book.execution import Execution
 from shared.book.instrument import Instrument
@@ -132,6 +132,14 @@ def _tell(found: Reconciliation, quarantined: Sequence[str]) -> None:
     for venue_order_id in quarantined:
         metrics.QUARANTINED_ORDERS.inc()
         logger.warning("order that we did not place, left alone", venue_order_id=venue_order_id)
+
+
+def _without(requested: OrdersRequested, repeated: frozenset[str]) -> OrdersRequested:
+    """Leave out intents whose orders exist: an event replayed by hand trades only once."""
+    if not repeated:
+        return requested
+    kept = tuple(each for each in requested.intents if each.intent_id not in repeated)
+    return requested.model_copy(update={"intents": kept})
 
 
 class Executor:
@@ -251,19 +259,20 @@ class Executor:
             await self.resolve_in_flight()
             if in_flight(self._ledger):
                 raise RetryableError("orders are in flight: waiting for the venue's word on them")
-        requested = await self._without_repeats(requested, unit)
         reports = await self._poll()
         symbols = {mark.symbol for mark in requested.marks}
         if not symbols <= self._instruments.keys():
             await self._load_instruments(unit.connection)
-        # Asked of the record, not of memory: a halt holds whoever has written it there.
-        recorded = await store.load_control(unit.connection)
-        control = standing = recorded.control
-        if recorded.comes_after(requested.closes_at):
-            control = (await store.load_control(unit.connection, recorded.change_id)).control
         submitted_at_ms = None
         if requested.intents:
             submitted_at_ms = await (await self._venue()).synchronise()
+        # Asked of the record, not of memory: a halt holds whoever has written it there.
+        found = await self._standing(unit.connection, requested, submitted_at_ms)
+        requested = _without(requested, found.repeated)
+        control = standing = found.recorded.control
+        if found.recorded.comes_after(requested.closes_at):
+            before = await store.load_control(unit.connection, found.recorded.change_id)
+            control = before.control
         settlement = settle_close(
             self._ledger,
             requested,
@@ -272,12 +281,12 @@ class Executor:
             self._settings.execution,
             self._identity,
             control,
-            await self._guard(unit.connection, requested, submitted_at_ms),
+            self._guard(requested, found.n_recent_orders, submitted_at_ms),
         )
         if submitted_at_ms is None and (settlement.submit or settlement.cancel):
             submitted_at_ms = await (await self._venue()).synchronise()
-        await store.save_settlement(
-            unit.connection, requested.closes_at, settlement, submitted_at_ms, unit.lineage
+        unit.record(
+            *store.settlement_rows(requested.closes_at, settlement, submitted_at_ms, unit.lineage)
         )
         if settlement.orders:
             unit.publish("orders.updated", orders_updated(requested.closes_at, settlement.orders))
@@ -309,24 +318,31 @@ class Executor:
 
             unit.errand_after_commit(send)
 
-    async def _guard(
+    async def _standing(
         self, connection: AsyncConnection, requested: OrdersRequested, venue_at_ms: int | None
+    ) -> Standing:
+        """Return what the record says of a close's intents, and of the orders of a minute."""
+        since = None
+        if venue_at_ms is not None:
+            since = instant_of_ms(venue_at_ms) - timedelta(minutes=1)
+        ids = [intent.intent_id for intent in requested.intents]
+        return await store.load_standing(connection, ids, since)
+
+    def _guard(
+        self, requested: OrdersRequested, n_recent_orders: int, venue_at_ms: int | None
     ) -> Guard:
         """Return the limits of a close and what they are judged by."""
         view = RiskView(
             day_start_e8=self._risk.day_start_e8(requested.closes_at), peak_e8=self._risk.peak_e8
         )
         if venue_at_ms is not None and self._gateway is not None:
-            venue_at = instant_of_ms(venue_at_ms)
             age_ms = venue_at_ms - requested.closes_at_ms
             market = self._settings.market
             if age_ms > 0 and market.source != "live":
                 age_ms = round(age_ms / market.speed)  # as long as it took us
             view = replace(
                 view,
-                recent_orders=await store.count_submissions(
-                    connection, venue_at - timedelta(minutes=1)
-                ),
+                recent_orders=n_recent_orders,
                 data_age_ms=age_ms,
                 clock_skew_ms=self._gateway.clock_skew_ms,
             )
@@ -365,17 +381,6 @@ class Executor:
             logger.error("drift, nothing is opened any more", reason=reason)
 
         unit.after_commit(keep)
-
-    async def _without_repeats(
-        self, requested: OrdersRequested, unit: UnitOfWork
-    ) -> OrdersRequested:
-        """Leave out intents whose orders exist: an event replayed by hand trades only once."""
-        if not requested.intents:
-            return requested
-        ids = [intent.intent_id for intent in requested.intents]
-        known = await store.intents_with_orders(unit.connection, ids)
-        kept = tuple(i for i in requested.intents if i.intent_id not in known)
-        return requested.model_copy(update={"intents": kept})
 
     async def change_trading(
         self, unit: UnitOfWork, command: TradingCommand, reason: str, operator: str
@@ -636,7 +641,7 @@ class Executor:
 
         async def record(unit: UnitOfWork) -> None:
             await self._require_lease(unit.connection)
-            await store.update_orders(unit.connection, changed)
+            unit.record(store.answered_rows(changed, unit.lineage))
             unit.publish("orders.updated", orders_updated(instant_of_ms(closes_at_ms), changed))
             unit.after_commit(keep)
 

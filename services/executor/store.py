@@ -19,7 +19,7 @@ from shared.book.positions import PairPosition, PairState
 from shared.book.reconciliation import AdjustmentKind, Reconciliation
 from shared.clock import instant_of_ms, ms_of_instant
 from shared.database.book import last_account, live_positions, position_of
-from shared.database.engine import insert_rows
+from shared.database.engine import Insertion, insert_rows
 from shared.database.filters import of_pair, within
 from shared.database.tables import (
     account,
@@ -127,40 +127,32 @@ def _order(row: Any) -> Order:
     )
 
 
-async def intents_with_orders(connection: AsyncConnection, ids: Sequence[str]) -> frozenset[str]:
-    """Return which of some intents have orders already."""
-    found = await connection.execute(
-        select(orders.c.intent_id).where(orders.c.intent_id.in_(ids)).distinct()
-    )
-    return frozenset(found.scalars())
-
-
-async def save_settlement(
-    connection: AsyncConnection,
+def settlement_rows(
     closes_at: datetime,
     settlement: Settlement,
     submitted_at_ms: int | None,
     lineage: Mapping[str, str],
-) -> None:
-    """Record everything a settled close changed."""
+) -> tuple[Insertion, ...]:
+    """Return the rows that record everything a settled close changed."""
     sent = {order.client_order_id for order in settlement.submit}
+    submitted_at = None if submitted_at_ms is None else instant_of_ms(submitted_at_ms)
     rows = [
         {
             **_order_row(order),
-            "submitted_at": instant_of_ms(submitted_at_ms)
-            if submitted_at_ms is not None and order.client_order_id in sent
-            else None,
-            **lineage,
+            "submitted_at": submitted_at if order.client_order_id in sent else None,
         }
         for order in settlement.orders
     ]
-    await insert_rows(connection, orders, rows, update=_ORDER_UPDATES)
-    await insert_rows(connection, fills, [{**_fill_row(f), **lineage} for f in settlement.fills])
-    positions = [{**_position_row(p), **lineage} for p in settlement.positions]
-    await insert_rows(connection, pair_positions, positions, update=_POSITION_UPDATES)
+    fill_rows = [_fill_row(fill) for fill in settlement.fills]
+    positions = [_position_row(position) for position in settlement.positions]
+    written = (
+        Insertion(orders, rows, _ORDER_UPDATES, lineage),
+        Insertion(fills, fill_rows, common=lineage),
+        Insertion(pair_positions, positions, _POSITION_UPDATES, lineage),
+    )
     ledger = settlement.ledger
     if ledger.closes_at_ms != ms_of_instant(closes_at) and not positions:
-        return
+        return written
     row = {
         "closes_at": instant_of_ms(ledger.closes_at_ms or ms_of_instant(closes_at)),
         "cash_e8": ledger.cash_e8,
@@ -168,9 +160,8 @@ async def save_settlement(
         "gross_e8": settlement.gross_e8,
         "n_positions": len(ledger.positions),
         "marks_ticks": dict(ledger.marks_ticks),
-        **lineage,
     }
-    await insert_rows(connection, account, [row], update=_ACCOUNT_UPDATES)
+    return (*written, Insertion(account, [row], _ACCOUNT_UPDATES, lineage))
 
 
 def _order_row(order: Order) -> dict[str, Any]:
@@ -232,14 +223,10 @@ def _instant_or_none(epoch_ms: int | None) -> datetime | None:
     return None if epoch_ms is None else instant_of_ms(epoch_ms)
 
 
-async def update_orders(connection: AsyncConnection, changed: Iterable[Order]) -> None:
-    """Record new states of orders that exist."""
-    for order in changed:
-        await connection.execute(
-            update(orders)
-            .where(orders.c.client_order_id == order.client_order_id)
-            .values(state=order.state.value, reason=order.reason)
-        )
+def answered_rows(changed: Iterable[Order], lineage: Mapping[str, str]) -> Insertion:
+    """Return the rows that record what the venue answered on orders that exist."""
+    rows = [_order_row(order) for order in changed]
+    return Insertion(orders, rows, ("state", "reason"), lineage)
 
 
 async def note_submission(
@@ -413,14 +400,6 @@ async def load_equities(connection: AsyncConnection) -> list[tuple[datetime, int
     return [(row.closes_at, int(row.equity_e8)) for row in rows]
 
 
-async def count_submissions(connection: AsyncConnection, since: datetime) -> int:
-    """Return how many orders were sent after an instant of the venue's time."""
-    found = await connection.execute(
-        select(func.count()).select_from(orders).where(orders.c.submitted_at > since)
-    )
-    return int(found.scalar_one())
-
-
 # --- what a person lets the book trade ------------------------------------------------------
 
 
@@ -460,6 +439,56 @@ class RecordedControl:
             and self.from_closes_at is not None
             and self.from_closes_at >= closes_at
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the record says right before a close is settled.
+
+    Attributes
+    ----------
+    recorded
+        What may be traded.
+    n_recent_orders
+        Sent after the instant asked about.
+    repeated
+        Intents that have orders already.
+    """
+
+    recorded: RecordedControl
+    n_recent_orders: int
+    repeated: frozenset[str]
+
+
+_STANDING = text(
+    """
+    SELECT newest.*,
+           (SELECT count(*) FROM orders WHERE submitted_at > CAST(:since AS timestamptz))
+             AS n_recent_orders,
+           ARRAY(SELECT DISTINCT intent_id FROM orders
+                 WHERE intent_id = ANY(CAST(:intent_ids AS text[]))) AS repeated
+    FROM (VALUES (0)) AS once
+    LEFT JOIN (SELECT * FROM trading_states ORDER BY change_id DESC LIMIT 1) AS newest ON true
+    """
+)
+
+
+async def load_standing(
+    connection: AsyncConnection, intent_ids: Sequence[str], since: datetime | None
+) -> Standing:
+    """Return what may be traded, and which intents were traded before.
+
+    Parameters
+    ----------
+    connection, intent_ids
+        The transaction, and the intents of the close.
+    since
+        Orders sent after this instant of the venue's time are counted; none without it.
+    """
+    found = await connection.execute(_STANDING, {"intent_ids": intent_ids, "since": since})
+    row = found.one()
+    control = RecordedControl(TradingControl()) if row.state is None else _recorded_control(row)
+    return Standing(control, row.n_recent_orders, frozenset(row.repeated))
 
 
 async def load_control(connection: AsyncConnection, before: int | None = None) -> RecordedControl:

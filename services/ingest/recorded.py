@@ -12,7 +12,7 @@ from services.ingest import store
 from shared.bus import log
 from shared.bus.consumer import UnitOfWork
 from shared.clock import ms_of_instant, utc_now
-from shared.database.engine import transaction
+from shared.database.engine import autocommit, transaction, write_together
 from shared.errors import FatalError
 from shared.quant.bar_checks import PriorBar, QuarantinedBar, check_bars
 from shared.quant.bars import Bars
@@ -108,17 +108,17 @@ class RecordedSource:
                 unit.connection, market.venue, timeframe, checked.quarantined, lineage
             )
         await store.analyse_bars(unit.connection)
-        await store.save_progress(
-            unit.connection, self._replay, closes_at_ms=None, n_closes=0, is_finished=False
+        unit.record(
+            store.progress_row(self._replay, closes_at_ms=None, n_closes=0, is_finished=False)
         )
 
     async def _is_fleet_drained(self) -> bool:
-        for _ in range(_POLLS_PER_TURN):
-            async with transaction(self._runtime.engine) as connection:
+        async with autocommit(self._runtime.engine) as connection:
+            for _ in range(_POLLS_PER_TURN):
                 self._is_complete = self._is_complete or await _are_all_here(connection)
                 if self._is_complete and await log.is_drained(connection):
                     return True
-            await asyncio.sleep(_POLL_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
         return False
 
     async def _release(self, closes_at_ms: int) -> None:
@@ -129,22 +129,28 @@ class RecordedSource:
         await venue.advance(closes_at_ms)
 
         async def publish(unit: UnitOfWork) -> None:
+            released: list[Bars] = []
+            recorded = await store.recorded_timeframes(
+                unit.connection, market.venue, market.checked, closes_at_ms
+            )
             for timeframe, checked in market.checked.items():
                 bars = checked.accepted.at(closes_at_ms)
-                if await store.has_bars(unit.connection, market.venue, timeframe, closes_at_ms):
+                if timeframe in recorded:
                     bars, revisions = await self._without_recorded(unit.connection, bars)
                     await store.insert_quarantined(
                         unit.connection, market.venue, timeframe, revisions, unit.lineage
                     )
                 if len(bars):
-                    await store.insert_bars(unit.connection, bars, unit.lineage)
+                    released.append(bars)
                     unit.publish(f"bars.{timeframe}", bars_closed(bars))
-            await store.save_progress(
-                unit.connection,
-                self._replay,
-                closes_at_ms=closes_at_ms,
-                n_closes=self._n_released + 1,
-                is_finished=False,
+            unit.record(
+                store.bar_rows(released, unit.lineage),
+                store.progress_row(
+                    self._replay,
+                    closes_at_ms=closes_at_ms,
+                    n_closes=self._n_released + 1,
+                    is_finished=False,
+                ),
             )
             unit.after_commit(self._count)
 
@@ -174,13 +180,10 @@ class RecordedSource:
     async def _finish(self) -> None:
         async with transaction(self._runtime.engine) as connection:
             _, last_ms, n_closes = await store.load_progress(connection, self._replay)
-            await store.save_progress(
-                connection,
-                self._replay,
-                closes_at_ms=last_ms,
-                n_closes=n_closes,
-                is_finished=True,
+            progress = store.progress_row(
+                self._replay, closes_at_ms=last_ms, n_closes=n_closes, is_finished=True
             )
+            await write_together(connection, progress)
         self._is_finished = True
         if self._venue is not None:
             await self._venue.close()

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.book.instrument import Instrument
 from shared.clock import TIMEFRAME_MS, instant_of_ms, ms_of_instant, timeframe_ms
-from shared.database.engine import copy_csv, insert_rows
+from shared.database.engine import Insertion, copy_csv, insert_rows, write_together
 from shared.database.tables import bar_quarantine, bars, instruments, replay_progress
 from shared.events.catalogue import owned_topics
 from shared.events.screener import PairsScreened
@@ -40,25 +40,30 @@ _COPY_ROWS = 200_000
 async def insert_bars(
     connection: AsyncConnection, accepted: Bars, lineage: Mapping[str, str]
 ) -> None:
-    """Record the bars of one close."""
+    """Record bars."""
+    await write_together(connection, bar_rows([accepted], lineage))
+
+
+def bar_rows(accepted: Iterable[Bars], lineage: Mapping[str, str]) -> Insertion:
+    """Return the rows that record bars."""
     rows = [
         {
-            "venue": accepted.venue,
-            "timeframe": accepted.timeframe,
+            "venue": each.venue,
+            "timeframe": each.timeframe,
             "closes_at": instant_of_ms(closes_at_ms),
-            "symbol": accepted.symbols[code],
+            "symbol": each.symbols[code],
             "open": open_,
             "high": high,
             "low": low,
             "close": close,
             "volume": volume,
-            **lineage,
         }
+        for each in accepted
         for code, closes_at_ms, open_, high, low, close, volume in zip(
-            *(column.tolist() for column in accepted.columns()), strict=True
+            *(column.tolist() for column in each.columns()), strict=True
         )
     ]
-    await insert_rows(connection, bars, rows)
+    return Insertion(bars, rows, common=lineage)
 
 
 async def copy_bars(
@@ -210,18 +215,25 @@ def _prior_by_symbol(rows: Iterable[Row[Any]]) -> dict[str, PriorBar]:
     }
 
 
-async def has_bars(
-    connection: AsyncConnection, venue: str, timeframe: str, closes_at_ms: int
-) -> bool:
-    """Whether any bar of a close is recorded."""
+async def recorded_timeframes(
+    connection: AsyncConnection, venue: str, timeframes: Iterable[str], closes_at_ms: int
+) -> frozenset[str]:
+    """Return the timeframes of which any bar of a close is recorded."""
     found = await connection.execute(
-        select(bars.c.symbol)
-        .where(bars.c.venue == venue)
-        .where(bars.c.timeframe == timeframe)
-        .where(bars.c.closes_at == instant_of_ms(closes_at_ms))
-        .limit(1)
+        text(
+            """
+            SELECT timeframe FROM unnest(CAST(:timeframes AS text[])) AS of (timeframe)
+            WHERE EXISTS (SELECT FROM bars WHERE venue = :venue
+                          AND bars.timeframe = of.timeframe AND closes_at = :closes_at)
+            """
+        ),
+        {
+            "venue": venue,
+            "timeframes": list(timeframes),
+            "closes_at": instant_of_ms(closes_at_ms),
+        },
     )
-    return found.scalar_one_or_none() is not None
+    return frozenset(found.scalars())
 
 
 async def bars_at_keys(
@@ -509,15 +521,10 @@ async def load_progress(connection: AsyncConnection, replay: str) -> tuple[bool,
     return row.is_history_loaded, closes_at_ms, row.n_closes
 
 
-async def save_progress(
-    connection: AsyncConnection,
-    replay: str,
-    *,
-    closes_at_ms: int | None,
-    n_closes: int,
-    is_finished: bool,
-) -> None:
-    """Record how far a replay has come, in the transaction of what it released."""
+def progress_row(
+    replay: str, *, closes_at_ms: int | None, n_closes: int, is_finished: bool
+) -> Insertion:
+    """Return the row that records how far a replay has come, for the transaction that brings it."""
     row = {
         "replay": replay,
         "is_history_loaded": True,
@@ -525,6 +532,4 @@ async def save_progress(
         "n_closes": n_closes,
         "is_finished": is_finished,
     }
-    await insert_rows(
-        connection, replay_progress, [row], update=("closes_at", "n_closes", "is_finished")
-    )
+    return Insertion(replay_progress, [row], ("closes_at", "n_closes", "is_finished"))

@@ -9,7 +9,7 @@ After the commit the handler's new state is swapped in and the events are added 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -629,20 +629,18 @@ class Consumer:
 
     async def _settle(self, unit: UnitOfWork) -> list[LogEntry]:
         """Write what was recorded and append what was published, at the end of a transaction."""
-        writes, logged = unit.writes, []
-        for topic, event in unit.outgoing:
-            logged.append(
-                await log.append_with(
-                    unit.connection,
-                    writes,
-                    topic,
-                    event,
-                    source_uri=unit.source_uri,
-                    transform_id=unit.transform_id,
-                    foreign_entry_id=unit.foreign_entry_id,
-                )
+        writes: Sequence[Write] = unit.writes
+        logged: list[LogEntry] = []
+        for outgoing in _without_repeats(unit.outgoing):
+            logged += await log.append_with(
+                unit.connection,
+                writes,
+                outgoing,
+                source_uri=unit.source_uri,
+                transform_id=unit.transform_id,
+                foreign_entry_id=unit.foreign_entry_id,
             )
-            writes = []
+            writes = ()
         await write_together(unit.connection, *writes)
         return logged
 
@@ -658,22 +656,22 @@ class Consumer:
             await self._routes.handlers[entry.topic](event, unit)
         except _TransactionNeededError:
             return None
-        if len(unit.outgoing) > 1:
-            raise FatalError(f"{self.name} publishes {len(unit.outgoing)} events at once")
+        if len(_without_repeats(unit.outgoing)) > 1:
+            raise FatalError(f"{self.name} publishes several events of a stream at once")
         beside = {topic: self.offsets[topic] for topic in not_at_hand}
-        is_moved, appended = await log.settle_at_once(
+        appended = await log.settle_at_once(
             driver,
             log.Advance(self.name, entry, beside),
             unit.writes,
-            unit.outgoing[0] if unit.outgoing else None,
+            unit.outgoing,
             source_uri=source_uri,
             transform_id=self.transform_id,
         )
-        if not is_moved:
+        if appended is None:
             # A transaction finds out why. The handler must not have seen the event before.
             await self._reload()
             return None
-        return unit, [] if appended is None else [appended]
+        return unit, appended
 
     async def _conclude(self, unit: UnitOfWork, logged: Sequence[LogEntry]) -> None:
         for hook in unit.hooks:
@@ -793,6 +791,16 @@ def _is_adopted(entry: StreamEntry, adopted: Mapping[str, str]) -> bool:
     """Whether an entry has been dealt with, by the last id dealt with of each stream."""
     last = adopted.get(entry.topic)
     return last is not None and entry_order(entry.entry_id) <= entry_order(last)
+
+
+def _without_repeats(outgoing: Iterable[tuple[str, Event]]) -> list[list[tuple[str, Event]]]:
+    """Split events, in their order, so that no part has two of one stream."""
+    parts: list[list[tuple[str, Event]]] = []
+    for topic, event in outgoing:
+        if not parts or any(topic == other for other, _ in parts[-1]):
+            parts.append([])
+        parts[-1].append((topic, event))
+    return parts
 
 
 def _named(error: Exception) -> str:

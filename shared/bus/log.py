@@ -50,18 +50,18 @@ _MOVED = """
     )
 """
 _LOGGED = """
-    head AS (
+    head{n} AS (
         UPDATE stream_head SET seq = seq + 1
-        WHERE topic = CAST(:event_topic AS text) AND {condition}
+        WHERE topic = CAST(:event{n}_topic AS text) AND {condition}
         RETURNING seq
-    ), logged AS (
+    ), logged{n} AS (
         INSERT INTO event_log (topic, seq, closes_at, payload, payload_sha256, foreign_entry_id,
                                source_uri, transform_id)
-        SELECT CAST(:event_topic AS text), head.seq, CAST(:event_closes_at AS timestamptz),
-               CAST(:event_payload AS text), CAST(:event_sha256 AS bytea),
-               CAST(:event_foreign_entry_id AS text), CAST(:event_source_uri AS text),
-               CAST(:event_transform_id AS text)
-        FROM head
+        SELECT CAST(:event{n}_topic AS text), head{n}.seq,
+               CAST(:event{n}_closes_at AS timestamptz), CAST(:event{n}_payload AS text),
+               CAST(:event{n}_sha256 AS bytea), CAST(:foreign_entry_id AS text),
+               CAST(:source_uri AS text), CAST(:transform_id AS text)
+        FROM head{n}
         RETURNING seq
     )
 """
@@ -137,52 +137,60 @@ async def append(
     PermanentError
         As `append_with`.
     """
-    return await append_with(
+    [entry] = await append_with(
         connection,
         (),
-        topic,
-        event,
+        [(topic, event)],
         source_uri=source_uri,
         transform_id=transform_id,
         foreign_entry_id=foreign_entry_id,
     )
+    return entry
 
 
 async def append_with(
     connection: AsyncConnection,
     writes: Iterable[Write],
-    topic: str,
-    event: Event,
+    outgoing: Sequence[tuple[str, Event]],
     *,
     source_uri: str,
     transform_id: str,
     foreign_entry_id: str | None,
-) -> LogEntry:
-    """Write rows and append the event they go with, in one statement.
+) -> list[LogEntry]:
+    """Write rows and append the events they go with, in one statement.
+
+    Parameters
+    ----------
+    connection
+        The transaction.
+    writes, outgoing
+        The rows, and the events with the stream of each, no two of one stream.
+    source_uri, transform_id, foreign_entry_id
+        Lineage of the events, and the entry they were adopted from, if any.
 
     Raises
     ------
     PermanentError
-        If the stream has no head row: `ensure_topics` was not called for it.
+        If a stream has no head row: `ensure_topics` was not called for it.
     """
     shapes, parameters = compose(writes)
-    entry, given = _given(topic, event, source_uri, transform_id, foreign_entry_id)
+    entries, given = _given(outgoing, source_uri, transform_id, foreign_entry_id)
     result = await connection.execute(
-        _settlement(shapes, is_advance=False, is_append=True), parameters | given
+        _settlement(shapes, is_advance=False, n_events=len(entries)), parameters | given
     )
-    return _numbered(entry, result.one().seq)
+    return _numbered(entries, result.one()._mapping)
 
 
 async def settle_at_once(
     driver: asyncpg.Connection,
     advance: Advance,
     writes: Iterable[Write],
-    outgoing: tuple[str, Event] | None,
+    outgoing: Sequence[tuple[str, Event]],
     *,
     source_uri: str,
     transform_id: str,
-) -> tuple[bool, LogEntry | None]:
-    """Move a cursor, write the rows of its event's effect and append the event that follows.
+) -> list[LogEntry] | None:
+    """Move a cursor, write the rows of its event's effect and append the events that follow.
 
     All of it is one statement, which needs no transaction around it: either it all happens or,
     where the cursor cannot move, nothing.
@@ -192,43 +200,43 @@ async def settle_at_once(
     driver
         Of a session outside any transaction.
     advance, writes, outgoing
-        The cursor's move, the rows, and the stream and event that follow, if any.
+        The cursor's move, the rows, and the events that follow with the stream of each, no two
+        of one stream.
     source_uri, transform_id
-        Lineage of the event.
+        Lineage of the events.
 
     Returns
     -------
-    tuple of bool and LogEntry or None
-        Whether the cursor moved, and the appended entry. It does not move over an entry that
-        was handled before, is not the next one, is not in the log with exactly these bytes or
-        is overtaken, nor where the event that follows has no stream.
-
+    list of LogEntry or None
+        What was appended, `None` where the cursor did not move. It does not move over an entry
+        that was handled before, is not the next one, is not in the log with exactly these bytes
+        or is overtaken, nor where an event that follows has no stream.
     """
     shapes, parameters = compose(writes)
-    parameters |= _move(advance)
-    appended: LogEntry | None = None
-    if outgoing is not None:
-        appended, given = _given(*outgoing, source_uri, transform_id, None)
-        parameters |= given
-    statement = _settlement(shapes, is_advance=True, is_append=outgoing is not None)
-    row = await run_at_once(driver, statement, parameters)
-    if row["moved_to"] is None:
-        return False, None
-    return True, None if appended is None else _numbered(appended, row["seq"])
+    entries, given = _given(outgoing, source_uri, transform_id, None)
+    statement = _settlement(shapes, is_advance=True, n_events=len(entries))
+    row = await run_at_once(driver, statement, parameters | _move(advance) | given)
+    return None if row["moved_to"] is None else _numbered(entries, row)
 
 
 @functools.cache
-def _settlement(shapes: tuple[WriteShape, ...], *, is_advance: bool, is_append: bool) -> TextClause:
+def _settlement(shapes: tuple[WriteShape, ...], *, is_advance: bool, n_events: int) -> TextClause:
+    events = range(n_events)
     condition = "EXISTS (SELECT FROM moved)" if is_advance else "true"
-    # Without the head of its stream the event would be lost, and the cursor gone over its cause.
-    can_append = "EXISTS (SELECT FROM stream_head WHERE topic = CAST(:event_topic AS text))"
-    parts = [_MOVED.format(condition=can_append if is_append else "true")] if is_advance else []
+    parts = []
+    if is_advance:
+        # Without the head of its stream an event would be lost, and the cursor gone over its cause.
+        can_append = " AND ".join(
+            f"EXISTS (SELECT FROM stream_head WHERE topic = CAST(:event{n}_topic AS text))"
+            for n in events
+        )
+        parts.append(_MOVED.format(condition=can_append or "true"))
     parts += write_parts(shapes, condition)
-    if is_append:
-        parts.append(_LOGGED.format(condition=condition))
-    moved_to = "(SELECT seq FROM moved)" if is_advance else "NULL"
-    seq = "(SELECT seq FROM logged)" if is_append else "NULL"
-    return text(f"WITH {', '.join(parts)} SELECT {moved_to} AS moved_to, {seq} AS seq")
+    parts += [_LOGGED.format(n=n, condition=condition) for n in events]
+    told = [f"(SELECT seq FROM logged{n}) AS seq{n}" for n in events]  # noqa: S608 - a number
+    if is_advance:
+        told.append("(SELECT seq FROM moved) AS moved_to")
+    return text(f"WITH {', '.join(parts)} SELECT {', '.join(told)}")
 
 
 def _move(advance: Advance) -> dict[str, Any]:
@@ -244,27 +252,42 @@ def _move(advance: Advance) -> dict[str, Any]:
 
 
 def _given(
-    topic: str, event: Event, source_uri: str, transform_id: str, foreign_entry_id: str | None
-) -> tuple[LogEntry, dict[str, Any]]:
-    """Return an event as an entry without its number, and the parameters that append it."""
-    payload = event.to_bytes()
-    return LogEntry(topic, 0, payload), {
-        "event_topic": topic,
-        "event_closes_at": event.closes_at,
-        "event_payload": payload.decode(),
-        "event_sha256": fingerprint(payload),
-        "event_foreign_entry_id": foreign_entry_id,
-        "event_source_uri": source_uri,
-        "event_transform_id": transform_id,
-    }
+    outgoing: Sequence[tuple[str, Event]],
+    source_uri: str,
+    transform_id: str,
+    foreign_entry_id: str | None,
+) -> tuple[list[LogEntry], dict[str, Any]]:
+    """Return events as entries without their numbers, and the parameters that append them."""
+    entries: list[LogEntry] = []
+    parameters: dict[str, Any] = {}
+    for n, (topic, event) in enumerate(outgoing):
+        payload = event.to_bytes()
+        entries.append(LogEntry(topic, 0, payload))
+        parameters |= {
+            f"event{n}_topic": topic,
+            f"event{n}_closes_at": event.closes_at,
+            f"event{n}_payload": payload.decode(),
+            f"event{n}_sha256": fingerprint(payload),
+        }
+    if entries:
+        parameters |= {
+            "foreign_entry_id": foreign_entry_id,
+            "source_uri": source_uri,
+            "transform_id": transform_id,
+        }
+    return entries, parameters
 
 
-def _numbered(entry: LogEntry, seq: int | None) -> LogEntry:
-    if seq is None:
-        raise PermanentError(
-            f"stream {entry.topic!r} is not known to the log; create its head first"
-        )
-    return replace(entry, seq=seq)
+def _numbered(entries: Iterable[LogEntry], numbers: Any) -> list[LogEntry]:
+    numbered = []
+    for n, entry in enumerate(entries):
+        seq = numbers[f"seq{n}"]
+        if seq is None:
+            raise PermanentError(
+                f"stream {entry.topic!r} is not known to the log; create its head first"
+            )
+        numbered.append(replace(entry, seq=seq))
+    return numbered
 
 
 async def advance(

@@ -10,10 +10,11 @@ from collections.abc import (
     Callable,
     Collection,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -108,9 +109,31 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         If the database cannot be reached, goes away or times out. Nothing was committed,
         unless the connection broke during the commit itself; the log's cursors tell.
     """
-    try:
+    with _failing_as_store():
         async with engine.begin() as connection:
             yield connection
+
+
+@asynccontextmanager
+async def autocommit(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Open a connection on which every statement is a transaction of its own.
+
+    For a question that is asked again and again: around it a transaction takes longer than it.
+
+    Raises
+    ------
+    StoreError
+        As `transaction`.
+    """
+    with _failing_as_store():
+        async with engine.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+@contextmanager
+def _failing_as_store() -> Iterator[None]:
+    try:
+        yield
     except (OperationalError, InterfaceError, OSError) as error:
         if isinstance(error, InterfaceError) and _is_unsendable(error):
             raise
