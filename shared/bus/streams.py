@@ -8,6 +8,7 @@ two polls), a parser that admits plain entries, and an explicit stop.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -208,6 +209,8 @@ def _subscribe(broker: RedisBroker, topic: Topic, last_id: str, on_entries: OnEn
 
     async def receive(entries: list[StreamEntry]) -> None:
         on_entries(entries)
+        # Whoever waited for them goes first: what the broker does afterwards can wait.
+        await asyncio.sleep(0)
 
     subscriber = broker.subscriber(
         stream=StreamSub(
