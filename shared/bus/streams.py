@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import structlog
-from faststream.middlewares import AckPolicy
+from faststream.middlewares import AckPolicy, BaseMiddleware
 from faststream.redis import RedisBroker, StreamSub
 from faststream.redis.message import FAKE_CONSUMER, BatchStreamMessage, RedisBatchStreamMessage
 from redis.asyncio import Redis
@@ -151,10 +151,11 @@ class Streams:
             apply_types=False,
             logger=None,  # type: ignore[arg-type]  # None silences it, as its documentation says
             graceful_timeout=15.0,
+            middlewares=[_handing_on(on_entries)],
         )
         for topic in topics:
             last_id = start_after.get(topic.name) or await self._end_of(topic.name)
-            _subscribe(broker, topic, last_id, on_entries)
+            _subscribe(broker, topic, last_id)
         try:
             await broker.start()
         except (RedisError, OSError, TimeoutError) as error:
@@ -187,7 +188,7 @@ def entry_order(entry_id: str) -> tuple[int, int]:
     return int(milliseconds), int(sequence or 0)
 
 
-def _subscribe(broker: RedisBroker, topic: Topic, last_id: str, on_entries: OnEntries) -> None:
+def _subscribe(broker: RedisBroker, topic: Topic, last_id: str) -> None:
     async def parse(
         message: dict[str, Any], _original: Callable[..., Awaitable[Any]]
     ) -> RedisBatchStreamMessage:
@@ -198,31 +199,35 @@ def _subscribe(broker: RedisBroker, topic: Topic, last_id: str, on_entries: OnEn
             group=None,
         )
 
-    async def decode(
-        message: RedisBatchStreamMessage, _original: Callable[..., Awaitable[Any]]
-    ) -> list[StreamEntry]:
-        raw: Any = message.raw_message
-        return [
-            _entry(topic.name, entry_id, fields)
-            for entry_id, fields in zip(raw["message_ids"], raw["data"], strict=True)
-        ]
-
-    async def receive(entries: list[StreamEntry]) -> None:
-        on_entries(entries)
-        # Whoever waited for them goes first: what the broker does afterwards can wait.
-        await asyncio.sleep(0)
+    async def done(_: object) -> None:
+        """Do nothing more: the entries were handed on as they came."""
 
     subscriber = broker.subscriber(
         stream=StreamSub(
             topic.name, batch=True, last_id=last_id, max_records=500, polling_interval=_BLOCKED_MS
         ),
         parser=parse,
-        decoder=decode,
         ack_policy=AckPolicy.MANUAL,
         title=topic.name,
         description=topic.subject,
     )
-    subscriber(receive)
+    subscriber(done)
+
+
+def _handing_on(on_entries: OnEntries) -> type[BaseMiddleware]:
+    """Return what hands entries on before the broker does anything else with them.
+
+    Whoever waited for them goes first: he asks Postgres, and while that works the broker can.
+    """
+
+    class HandingOn(BaseMiddleware):
+        async def on_receive(self) -> None:
+            raw: Any = self.msg
+            pairs = zip(raw["message_ids"], raw["data"], strict=True)
+            on_entries([_entry(raw["channel"], entry_id, fields) for entry_id, fields in pairs])
+            await asyncio.sleep(0)
+
+    return HandingOn
 
 
 def _entry(topic: str, entry_id: bytes, fields: dict[bytes, bytes]) -> StreamEntry:
