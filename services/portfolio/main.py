@@ -5,7 +5,7 @@ Consumes
 Publishes
     `orders.requested`: one event per close, with every intent of it; often none.
 Owns
-    `targets`, `intents`, `live_targets`, `limit_changes`.
+    `targets`, `intents`, `slot_memory`, `limit_changes`.
 Serves
     `GET /targets`, `/positions`, `/pnl`, `/limits`; `PUT /limits`; the routes every service
     has.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import func, insert, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,39 +16,41 @@ from shared.book.positions import PairState
 from shared.book.sizing import SizingSettings
 from shared.book.targets import IntentPlan, LiveTarget
 from shared.clock import ms_of_instant
-from shared.database.engine import Insertion, PairDeletion, Write
+from shared.database.engine import Insertion
 from shared.database.filters import of_pair, within
 from shared.database.tables import (
     account,
     intents,
     limit_changes,
-    live_targets,
     pair_positions,
+    slot_memory,
     targets,
 )
 from shared.events.portfolio import OrdersRequested
 
 Live = Mapping[tuple[str, str], LiveTarget]
-_MUTABLE = tuple(c.name for c in live_targets.columns if not c.primary_key)
+_SERVICE = "portfolio"
 
 
 async def load_live(connection: AsyncConnection) -> dict[tuple[str, str], LiveTarget]:
     """Return the slots taken."""
-    rows = await connection.execute(select(live_targets))
-    return {(row.y, row.x): LiveTarget(**row._mapping) for row in rows}
-
-
-def slot_rows(before: Live, after: Live) -> tuple[Write, ...]:
-    """Return what records which slots were taken, changed and freed."""
-    changed = [target for key, target in after.items() if before.get(key) != target]
-    rows = [target._asdict() for target in changed]
-    return (
-        Insertion(live_targets, rows, _MUTABLE),
-        PairDeletion(live_targets, [key for key in before if key not in after]),
+    found = await connection.execute(
+        select(slot_memory.c.targets).where(slot_memory.c.service == _SERVICE)
     )
+    targets = [LiveTarget(**fields) for fields in found.scalar_one_or_none() or ()]
+    return {(target.y, target.x): target for target in targets}
 
 
-def plan_rows(plan: IntentPlan, before: Live, lineage: Mapping[str, str]) -> tuple[Write, ...]:
+def slot_rows(before: Live, after: Live) -> tuple[Insertion, ...]:
+    """Return what records which slots are taken, where that has changed."""
+    if after == before:
+        return ()
+    targets = orjson.dumps([after[key]._asdict() for key in sorted(after)]).decode()
+    memory = {"service": _SERVICE, "targets": targets}
+    return (Insertion(slot_memory, [memory], ("targets",)),)
+
+
+def plan_rows(plan: IntentPlan, before: Live, lineage: Mapping[str, str]) -> tuple[Insertion, ...]:
     """Return what records the fate of every signal, the intents, and the slots they take."""
     decided = [
         {

@@ -5,7 +5,7 @@ Consumes
 Publishes
     `signals.raised`: one event per close, with every signal of it; often none.
 Owns
-    `signals`, `pair_trades`, `shadow_closes`.
+    `signals`, `rule_memory`, `shadow_closes`.
 Serves
     `GET /signals`, `/model-info`; `POST /predict`, `/reload-model`; the routes every service
     has.

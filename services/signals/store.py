@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,44 +10,43 @@ import orjson
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.clock import instant_of_ms, ms_of_instant
-from shared.database.engine import Insertion, PairDeletion, Write
+from shared.database.engine import Insertion
 from shared.database.filters import of_pair, within
-from shared.database.tables import models, pair_trades, shadow_closes, signals
+from shared.database.tables import models, rule_memory, shadow_closes, signals
 from shared.events.signals import SignalsRaised
 from shared.events.trainer import ModelPromoted
 from shared.sleeves.pairs.rules import PairTrade
 
 Trades = Mapping[tuple[str, str], PairTrade]
-_MUTABLE = tuple(c.name for c in pair_trades.columns if not c.primary_key)
+_SERVICE = "signals"
 
 
 async def load_trades(connection: AsyncConnection) -> dict[tuple[str, str], PairTrade]:
     """Return what the rule remembers of every pair."""
-    trades = {}
-    for row in await connection.execute(select(pair_trades)):
-        fields = dict(row._mapping)
-        fields["entered_at_ms"] = ms_of_instant(fields.pop("entered_at"))
-        trades[(row.y, row.x)] = PairTrade(**fields)
-    return trades
+    found = await connection.execute(
+        select(rule_memory.c.trades).where(rule_memory.c.service == _SERVICE)
+    )
+    return _by_pair(found.scalar_one_or_none() or ())
+
+
+def _by_pair(recorded: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], PairTrade]:
+    trades = [PairTrade(**fields) for fields in recorded]
+    return {(trade.y, trade.x): trade for trade in trades}
 
 
 def decision_rows(
     raised: SignalsRaised, before: Trades, after: Trades, lineage: Mapping[str, str]
-) -> tuple[Write, ...]:
-    """Return the rows that record the signals of a close, and what changed in the rule's memory."""
-    changed = [trade for key, trade in after.items() if before.get(key) != trade]
-    return (
-        signal_rows(raised, lineage),
-        Insertion(pair_trades, [_trade_row(trade) for trade in changed], _MUTABLE),
-        PairDeletion(pair_trades, [key for key in before if key not in after]),
-    )
+) -> tuple[Insertion, ...]:
+    """Return the rows that record the signals of a close, and what the rule remembers after it."""
+    rows = signal_rows(raised, lineage)
+    if after == before:
+        return (rows,)
+    memory = {"service": _SERVICE, "trades": _json_of(after)}
+    return (rows, Insertion(rule_memory, [memory], ("trades",)))
 
 
-def _trade_row(trade: PairTrade) -> dict[str, Any]:
-    row = trade._asdict()
-    row["entered_at"] = instant_of_ms(row.pop("entered_at_ms"))
-    return row
+def _json_of(trades: Trades) -> str:
+    return orjson.dumps([trade._asdict() for trade in trades.values()]).decode()
 
 
 def signal_rows(raised: SignalsRaised, lineage: Mapping[str, str]) -> Insertion:
@@ -90,7 +89,7 @@ async def save_shadow(
             "signals": orjson.dumps(
                 [signal.model_dump(mode="json") for signal in raised.signals]
             ).decode(),
-            "trades": orjson.dumps([trade._asdict() for trade in trades.values()]).decode(),
+            "trades": _json_of(trades),
             **lineage,
         },
     )
@@ -106,8 +105,7 @@ async def load_shadow_trades(
         .order_by(shadow_closes.c.closes_at.desc())
         .limit(1)
     )
-    trades = [PairTrade(**fields) for fields in newest.scalar_one_or_none() or ()]
-    return {(trade.y, trade.x): trade for trade in trades}
+    return _by_pair(newest.scalar_one_or_none() or ())
 
 
 async def consumed_promotions(connection: AsyncConnection) -> Sequence[ModelPromoted]:

@@ -25,7 +25,7 @@ from shared.bus.retry import RetryDecision, RetryPolicy, Verdict
 from shared.bus.streams import StreamEntry, Streams, entry_order
 from shared.clock import TIMEFRAME_MS, monotonic_seconds, utc_now
 from shared.database.engine import (
-    Write,
+    Insertion,
     transaction,
     write_together,
 )
@@ -64,7 +64,7 @@ class UnitOfWork:
     source_uri: str
     transform_id: str
     foreign_entry_id: str | None = None
-    writes: list[Write] = field(default_factory=list)
+    writes: list[Insertion] = field(default_factory=list)
     outgoing: list[tuple[str, Event]] = field(default_factory=list)
     hooks: list[Callable[[], None]] = field(default_factory=list)
     errands: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
@@ -81,7 +81,7 @@ class UnitOfWork:
         """The lineage columns of a row."""
         return {"source_uri": self.source_uri, "transform_id": self.transform_id}
 
-    def record(self, *writes: Write) -> None:
+    def record(self, *writes: Insertion) -> None:
         """Queue rows for the end of the transaction, each table at most once in each way."""
         self.writes.extend(writes)
 
@@ -629,7 +629,7 @@ class Consumer:
 
     async def _settle(self, unit: UnitOfWork) -> list[LogEntry]:
         """Write what was recorded and append what was published, at the end of a transaction."""
-        writes: Sequence[Write] = unit.writes
+        writes: Sequence[Insertion] = unit.writes
         logged: list[LogEntry] = []
         for outgoing in _without_repeats(unit.outgoing):
             logged += await log.append_with(

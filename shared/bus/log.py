@@ -13,7 +13,7 @@ import asyncpg
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.database.engine import Write, WriteShape, compose, run_at_once, write_parts
+from shared.database.engine import Insertion, InsertionShape, compose, run_at_once, write_parts
 from shared.errors import PermanentError
 from shared.events.base import Event
 
@@ -150,7 +150,7 @@ async def append(
 
 async def append_with(
     connection: AsyncConnection,
-    writes: Iterable[Write],
+    writes: Iterable[Insertion],
     outgoing: Sequence[tuple[str, Event]],
     *,
     source_uri: str,
@@ -184,7 +184,7 @@ async def append_with(
 async def settle_at_once(
     driver: asyncpg.Connection,
     advance: Advance,
-    writes: Iterable[Write],
+    writes: Iterable[Insertion],
     outgoing: Sequence[tuple[str, Event]],
     *,
     source_uri: str,
@@ -220,7 +220,9 @@ async def settle_at_once(
 
 
 @functools.cache
-def _settlement(shapes: tuple[WriteShape, ...], *, is_advance: bool, n_events: int) -> TextClause:
+def _settlement(
+    shapes: tuple[InsertionShape, ...], *, is_advance: bool, n_events: int
+) -> TextClause:
     events = range(n_events)
     condition = "EXISTS (SELECT FROM moved)" if is_advance else "true"
     parts = []

@@ -8,7 +8,6 @@ import re
 from collections.abc import (
     AsyncIterator,
     Callable,
-    Collection,
     Iterable,
     Iterator,
     Mapping,
@@ -251,38 +250,21 @@ class Insertion:
 
 
 @dataclass(frozen=True, slots=True)
-class PairDeletion:
-    """The end of rows of a table that has one for each pair, named by `y` and `x`."""
-
-    table: Table
-    pairs: Collection[tuple[str, str]]
-
-
-Write = Insertion | PairDeletion
-
-
-@dataclass(frozen=True, slots=True)
-class WriteShape:
-    """What of a write its statement depends on.
+class InsertionShape:
+    """What of an insertion its statement depends on.
 
     Attributes
     ----------
     table
         Where to.
     columns, common, update
-        Columns that rows have, have in common and have renewed; none of a deletion.
+        Columns that rows have, have in common and have renewed.
     """
 
     table: Table
-    columns: tuple[str, ...] = ()
-    common: tuple[str, ...] = ()
-    update: tuple[str, ...] = ()
-
-    def sql(self, condition: str = "true") -> str:
-        """Return the statement that does it where a condition holds, for any number of rows."""
-        if not self.columns:
-            return _deletion(self.table, condition)
-        return _insertion(self, condition)
+    columns: tuple[str, ...]
+    common: tuple[str, ...]
+    update: tuple[str, ...]
 
 
 async def insert_rows(
@@ -296,27 +278,22 @@ async def insert_rows(
     await write_together(connection, Insertion(table, rows, tuple(update)))
 
 
-async def write_together(connection: AsyncConnection, *writes: Write) -> None:
+async def write_together(connection: AsyncConnection, *writes: Insertion) -> None:
     """Write to several tables with one statement, each table at most once in each way."""
     shapes, parameters = compose(writes)
     if shapes:
         await connection.execute(_statement(shapes), parameters)
 
 
-def compose(writes: Iterable[Write]) -> tuple[tuple[WriteShape, ...], dict[str, Any]]:
+def compose(writes: Iterable[Insertion]) -> tuple[tuple[InsertionShape, ...], dict[str, Any]]:
     """Return the shapes of the writes that are not empty, and the parameters of all of them."""
-    shapes: list[WriteShape] = []
+    shapes: list[InsertionShape] = []
     parameters: dict[str, Any] = {}
     for write in writes:
         table = write.table
-        if isinstance(write, PairDeletion):
-            if write.pairs:
-                shapes.append(WriteShape(table))
-                ys, xs = zip(*write.pairs, strict=True)
-                parameters |= {f"{table.name}_gone_y": list(ys), f"{table.name}_gone_x": list(xs)}
-        elif write.rows:
+        if write.rows:
             columns = tuple(write.rows[0])
-            shapes.append(WriteShape(table, columns, tuple(write.common), write.update))
+            shapes.append(InsertionShape(table, columns, tuple(write.common), write.update))
             for name in columns:
                 parameters |= _sent(table, name, map(itemgetter(name), write.rows))
             for name, value in write.common.items():
@@ -324,17 +301,17 @@ def compose(writes: Iterable[Write]) -> tuple[tuple[WriteShape, ...], dict[str, 
     return tuple(shapes), parameters
 
 
-def write_parts(shapes: Iterable[WriteShape], condition: str = "true") -> list[str]:
+def write_parts(shapes: Iterable[InsertionShape], condition: str = "true") -> list[str]:
     """Return the statements of writes as parts of a common one, `written0` and so on."""
-    return [f"written{n} AS ({shape.sql(condition)})" for n, shape in enumerate(shapes)]
+    return [f"written{n} AS ({_insertion(shape, condition)})" for n, shape in enumerate(shapes)]
 
 
 @functools.cache
-def _statement(shapes: tuple[WriteShape, ...]) -> TextClause:
+def _statement(shapes: tuple[InsertionShape, ...]) -> TextClause:
     return text(f"WITH {', '.join(write_parts(shapes))} SELECT")
 
 
-def _insertion(shape: WriteShape, condition: str) -> str:
+def _insertion(shape: InsertionShape, condition: str) -> str:
     """Return the statement that inserts any number of rows, given as one array per column.
 
     To run a statement for every row costs about as much for each as the row itself.
@@ -366,14 +343,6 @@ def _insertion(shape: WriteShape, condition: str) -> str:
         f"SELECT {', '.join((*sent, *alike))} "
         f"FROM unnest({', '.join(arrays)}) AS sent ({', '.join(aliases)}) "
         f"WHERE {condition} ON CONFLICT {conflict}"
-    )
-
-
-def _deletion(table: Table, condition: str) -> str:
-    return (
-        f"DELETE FROM {table.name} USING unnest(CAST(:{table.name}_gone_y AS text[]), "  # noqa: S608 - names of our tables
-        f"CAST(:{table.name}_gone_x AS text[])) AS gone (y, x) "
-        f"WHERE {table.name}.y = gone.y AND {table.name}.x = gone.x AND {condition}"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -465,24 +466,12 @@ signals = Table(
     CheckConstraint("entered_at <= closes_at", name="entered"),
 )
 
-pair_trades = Table(
-    "pair_trades",
+# Read through the view `pair_trades`. One row, because most of it changes at every close.
+rule_memory = Table(
+    "rule_memory",
     metadata,
-    _key("y", Text),
-    _key("x", Text),
-    _required("side", SmallInteger),
-    _required("entered_at", Instant),
-    _required("hedge_ratio", Double),
-    _required("intercept", Double),
-    _required("spread_mean", Double),
-    _required("spread_std", Double),
-    _required("last_close_y", Double),
-    _required("last_close_x", Double),
-    _required("bars_held", Integer),
-    _required("missing_closes", Integer),
-    _required("cooldown_left", Integer),
-    Column("model_sha256", Text),
-    CheckConstraint("side IN (-1, 0, 1)", name="side"),
+    _key("service", Text),
+    _required("trades", JSON),
 )
 
 shadow_closes = Table(
@@ -531,16 +520,12 @@ intents = Table(
     CheckConstraint("action IN ('open', 'close')", name="action"),
 )
 
-live_targets = Table(
-    "live_targets",
+# Read through the view `live_targets`.
+slot_memory = Table(
+    "slot_memory",
     metadata,
-    _key("y", Text),
-    _key("x", Text),
-    Column("position_id", Text, nullable=False, unique=True),
-    _required("notional_y_e8", BigInteger),
-    _required("notional_x_e8", BigInteger),
-    _required("is_closing", Boolean),
-    CheckConstraint("notional_y_e8 > 0 AND notional_x_e8 > 0", name="notional"),
+    _key("service", Text),
+    _required("targets", JSON),
 )
 
 limit_changes = Table(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Table, create_engine, insert, text, update
@@ -15,9 +16,10 @@ from sqlalchemy.exc import IntegrityError
 
 from cli.record import connect
 from services.trainer.domain import Stage, may_become
+from shared.clock import instant_of_ms
 from shared.database import tables
 from shared.database.engine import schema_of
-from shared.database.migrate import upgrade
+from shared.database.migrate import configuration, upgrade
 from shared.errors import SettingsError, StoreError
 from shared.quant.gate_settings import ALL_GATES
 from tests.serving import recording, serving, settings_in_environment
@@ -207,6 +209,29 @@ def test_a_migration_that_fails_changes_nothing(empty_database_url: str) -> None
             text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         )
         assert found.scalars().all() == ["orders"]
+    engine.dispose()
+
+
+def test_what_services_remember_is_kept_by_a_migration_and_its_undoing(
+    empty_database_url: str,
+) -> None:
+    trade = (
+        "A/USDT", "B/USDT", -1, instant_of_ms(1_704_067_200_001), 0.1 + 0.2, 1e-17, -3.25,
+        7.1e300, 10.000000000000002, 5.0, 3, 1, 0, None,
+    )  # fmt: skip
+    target = ("A/USDT", "B/USDT", "a position", 2**53 + 1, 7, True)
+    engine = create_engine(empty_database_url.replace("+asyncpg", "+psycopg"))
+    with engine.begin() as connection:
+        migrations = configuration(connection)
+        command.upgrade(migrations, "0012")
+        for name, row in (("pair_trades", trade), ("live_targets", target)):
+            places = ", ".join(f":{n}" for n in range(len(row)))
+            values = {str(n): value for n, value in enumerate(row)}
+            connection.execute(text(f"INSERT INTO {name} VALUES ({places})"), values)
+        for move, revision in ((command.upgrade, "0013"), (command.downgrade, "0012")):
+            move(migrations, revision)
+            assert connection.execute(text("SELECT * FROM pair_trades")).all() == [trade]
+            assert connection.execute(text("SELECT * FROM live_targets")).all() == [target]
     engine.dispose()
 
 

@@ -29,12 +29,12 @@ _ALWAYS = (
     "roster",
     "features",
     "signals",
-    "pair_trades",
+    "rule_memory",
 )
 _OF_AN_HONEST_VENUE = (
     "targets",
     "intents",
-    "live_targets",
+    "slot_memory",
     "orders",
     "fills",
     "pair_positions",
