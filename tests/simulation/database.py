@@ -39,6 +39,10 @@ class _WatchedConnection:
         self._pass()
         return await self._connection.stream(*arguments, **named)
 
+    async def execution_options(self, **options: Any) -> _WatchedConnection:
+        await self._connection.execution_options(**options)
+        return self
+
     async def get_raw_connection(self) -> Any:
         self._pass()
         return await self._connection.get_raw_connection()
@@ -72,6 +76,11 @@ class Database:
         world.break_connection("commit, after it")
         if watched.has_adjusted:
             world.lose_adjustment()
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[_WatchedConnection]:
+        async with self._engine.connect() as connection:
+            yield _WatchedConnection(connection, self._world)
 
 
 class Driver:
