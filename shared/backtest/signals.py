@@ -85,6 +85,7 @@ class Raised(NamedTuple):
     reason: Int1D
     entered: Int1D
     seen: Int1D
+    size_ppm: Int1D
     z_score: Float1D
 
 
@@ -153,12 +154,18 @@ def raise_signals(
         reason=np.empty(room[-1], dtype=np.int64),
         entered=np.empty(room[-1], dtype=np.int64),
         seen=np.empty(room[-1], dtype=np.int64),
+        size_ppm=np.empty(room[-1], dtype=np.int64),
         z_score=np.empty(room[-1]),
     )
     n_raised = _follow_pairs(
         rows, n_closes, limits, needs_model, probability_threshold, room, raised
     )
-    return _in_order(rows, closes_at_ms, limits, room, n_raised, raised)
+    pair = np.repeat(np.arange(len(n_raised)), n_raised)
+    place = np.arange(len(pair)) - np.repeat(np.cumsum(n_raised) - n_raised, n_raised) + room[pair]
+    first_signal = np.zeros(n_closes + 1, dtype=np.int64)
+    order = _order_by(raised.close[place], first_signal)
+    found = Raised(*(column[place[order]] for column in raised))
+    return _with_entries(found, pair[order], rows, closes_at_ms), first_signal
 
 
 @compiled_parallel
@@ -191,45 +198,57 @@ def _follow_pair(
     first: int,
     raised: Raised,
 ) -> int:
+    # Taken out of the tuple once: each time counts a reference, on a line both cores write to.
+    closes, y, x, z_scores, beta, spread_std = (
+        rows.close, rows.y, rows.x, rows.z_score, rows.beta, rows.spread_std,
+    )  # fmt: skip
     n, row, end, free_from = first, rows.first_row[pair], rows.first_row[pair + 1], 0
     while row < end:
         if (
-            not may_enter(rows.z_score[row], rows.beta[row], rows.spread_std[row], limits)
-            or rows.close[row] < free_from
+            not may_enter(z_scores[row], beta[row], spread_std[row], limits)
+            or closes[row] < free_from
             or not rows.is_active[row]
             or not _model_agrees(rows.confidence[row], needs_model, probability_threshold)
         ):
             row += 1
             continue
-        entered, seen, close, z_score = row, row, rows.close[row], rows.z_score[row]
-        raised.close[n], raised.reason[n], raised.z_score[n] = close, 0, z_score
-        raised.entered[n], raised.seen[n] = entered, seen
+        entered, close = row, closes[row]
+        size = size_ppm(rows.half_life[entered], limits)
+        _note(raised, n, close, 0, entered, entered, size, z_scores[entered])
         n += 1
-        row += 1
-        side = -1 if z_score > 0 else 1
-        reason, missing_closes = 0, 0
+        side = -1 if z_scores[entered] > 0 else 1
+        alpha, mean = rows.alpha[entered], rows.spread_mean[entered]
+        seen, missing_closes, reason = entered, 0, 0
         while reason == 0 and close + 1 < n_closes:
             close += 1
             missing_closes += 1
-            if row < end and rows.close[row] == close:
-                seen, missing_closes = row, 0
-                row += 1
-            z_score = z_held(
-                rows.y[seen],
-                rows.x[seen],
-                rows.beta[entered],
-                rows.alpha[entered],
-                rows.spread_mean[entered],
-                rows.spread_std[entered],
-            )
-            bars_held = close - rows.close[entered]
+            if seen + 1 < end and closes[seen + 1] == close:
+                seen += 1
+                missing_closes = 0
+            z_score = z_held(y[seen], x[seen], beta[entered], alpha, mean, spread_std[entered])
+            bars_held = close - closes[entered]
             reason = exit_reason(-side * z_score, bars_held, missing_closes, limits)
         if reason > 0:
-            raised.close[n], raised.reason[n], raised.z_score[n] = close, reason, z_score
-            raised.entered[n], raised.seen[n] = entered, seen
+            _note(raised, n, close, reason, entered, seen, WHOLE_PPM, z_score)
             n += 1
             free_from = close + max(1, limits.cooldown_bars)
+        row = seen + 1
     return n - first
+
+
+@compiled
+def _note(
+    raised: Raised,
+    n: int,
+    close: int,
+    reason: int,
+    entered: int,
+    seen: int,
+    size: int,
+    z_score: float,
+) -> None:
+    raised.close[n], raised.reason[n], raised.size_ppm[n] = close, reason, size
+    raised.entered[n], raised.seen[n], raised.z_score[n] = entered, seen, z_score
 
 
 @compiled
@@ -239,59 +258,24 @@ def _model_agrees(confidence: float, needs_model: bool, probability_threshold: f
     return bool(confidence >= probability_threshold)
 
 
-@compiled
-def _in_order(
-    rows: Rows,
-    closes_at_ms: Int1D,
-    limits: Thresholds,
-    room: Int1D,
-    n_raised: Int1D,
-    raised: Raised,
-) -> tuple[Signals, Int1D]:
-    """Return signals by close and pair, with all that the row of their entry says."""
-    first_signal = np.zeros(len(closes_at_ms) + 1, dtype=np.int64)
-    for pair in range(len(n_raised)):
-        for n in range(room[pair], room[pair] + n_raised[pair]):
-            first_signal[raised.close[n] + 1] += 1
-    for close in range(len(closes_at_ms)):
-        first_signal[close + 1] += first_signal[close]
-    n_signals = first_signal[-1]
-    signals = Signals(
-        close=np.empty(n_signals, dtype=np.int64),
-        pair=np.empty(n_signals, dtype=np.int64),
-        side=np.empty(n_signals, dtype=np.int64),
-        reason=np.empty(n_signals, dtype=np.int64),
-        entered_at_ms=np.empty(n_signals, dtype=np.int64),
-        is_by_model=np.empty(n_signals, dtype=np.bool_),
-        size_ppm=np.empty(n_signals, dtype=np.int64),
-        z_score=np.empty(n_signals),
-        confidence=np.empty(n_signals),
-        hedge_ratio=np.empty(n_signals),
-        intercept=np.empty(n_signals),
-        spread_mean=np.empty(n_signals),
-        spread_std=np.empty(n_signals),
-        close_y=np.empty(n_signals),
-        close_x=np.empty(n_signals),
+def _with_entries(found: Raised, pair: Int1D, rows: Rows, closes_at_ms: Int1D) -> Signals:
+    """Return signals with what the rows of their entry and their present close say."""
+    entered, is_entry = found.entered, found.reason == 0
+    confidence = rows.confidence[entered]
+    return Signals(
+        close=found.close,
+        pair=pair,
+        side=np.where(rows.z_score[entered] > 0, -1, 1),
+        reason=found.reason,
+        entered_at_ms=closes_at_ms[rows.close[entered]],
+        is_by_model=~np.isnan(confidence),
+        size_ppm=found.size_ppm,
+        z_score=found.z_score,
+        confidence=np.where(is_entry, confidence, np.nan),
+        hedge_ratio=rows.beta[entered],
+        intercept=rows.alpha[entered],
+        spread_mean=rows.spread_mean[entered],
+        spread_std=rows.spread_std[entered],
+        close_y=rows.close_y[found.seen],
+        close_x=rows.close_x[found.seen],
     )
-    place = first_signal.copy()
-    for pair in range(len(n_raised)):
-        for n in range(room[pair], room[pair] + n_raised[pair]):
-            close, entered, seen = raised.close[n], raised.entered[n], raised.seen[n]
-            is_entry = raised.reason[n] == 0
-            to = place[close]
-            place[close] += 1
-            signals.close[to], signals.pair[to], signals.reason[to] = close, pair, raised.reason[n]
-            signals.side[to] = -1 if rows.z_score[entered] > 0 else 1
-            signals.entered_at_ms[to] = closes_at_ms[rows.close[entered]]
-            signals.is_by_model[to] = not math.isnan(rows.confidence[entered])
-            signals.size_ppm[to] = (
-                size_ppm(rows.half_life[entered], limits) if is_entry else WHOLE_PPM
-            )
-            signals.z_score[to] = raised.z_score[n]
-            signals.confidence[to] = rows.confidence[entered] if is_entry else math.nan
-            signals.hedge_ratio[to] = rows.beta[entered]
-            signals.intercept[to] = rows.alpha[entered]
-            signals.spread_mean[to] = rows.spread_mean[entered]
-            signals.spread_std[to] = rows.spread_std[entered]
-            signals.close_y[to], signals.close_x[to] = rows.close_y[seen], rows.close_x[seen]
-    return signals, first_signal

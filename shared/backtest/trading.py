@@ -167,7 +167,9 @@ def trade_table(
     account = _account(table, settings, len(market.notional_step))
     n_entries, n_slots = int(np.count_nonzero(signals.reason == 0)), len(account.live)
     equity, positions = _columns(Equity, len(table.closes_at_ms)), _columns(Positions, n_entries)
-    orders, fills = _columns(Orders, 4 * n_entries), _columns(Fills, 4 * n_entries)
+    # As much as is needed when every order fills at once; else more is taken on the way.
+    n_orders = 4 * (n_entries + n_slots)
+    orders, fills = _columns(Orders, n_orders), _columns(Fills, n_orders)
     close = 0
     while close < len(table.closes_at_ms):
         orders = _with_room(orders, int(account.counts[N_ORDERS]), 4 * n_slots)
