@@ -21,7 +21,7 @@ from shared.book.arithmetic import (
     units_below,
     units_nearest,
 )
-from shared.quant.compiled import compiled
+from shared.quant.compiled import compiled_in_place
 from shared.quant.typing import Bool1D, Float1D, Float2D, Int1D, Int2D
 
 OPENING, OPEN, CLOSING, CLOSED = range(4)
@@ -151,8 +151,6 @@ class Account(NamedTuple):
         Positions that are not closed, oldest first.
     position_of : shape (n_pairs,)
         The live position of each pair, -1 for none.
-    held : shape (n_symbols,)
-        Symbols that positions hold.
     net_e8, gross_e8 : shape (n_symbols,)
         What a tick is worth on all that positions hold of a symbol, signed and unsigned.
     entries, exits : shape (n_pairs,)
@@ -164,7 +162,6 @@ class Account(NamedTuple):
     counts: Int1D
     live: Int1D
     position_of: Int1D
-    held: Int1D
     net_e8: Int1D
     gross_e8: Int1D
     entries: Int1D
@@ -175,18 +172,17 @@ class Account(NamedTuple):
 (
     N_LIVE,
     N_UNSETTLED,
-    N_HELD,
     N_POSITIONS,
     N_ORDERS,
     N_FILLS,
     N_INTENTS,
     CASH_E8,
     PREVIOUS_MS,
-) = range(9)
-N_COUNTS = 9
+) = range(8)
+N_COUNTS = 8
 
 
-@compiled
+@compiled_in_place
 def trade_closes(
     first: int,
     market: Market,
@@ -244,17 +240,16 @@ def trade_closes(
                 _open(account.openings[n], at_ms, account, positions, orders, signals)
             _release_closed(account, positions)
         net_e8, gross_e8 = 0, 0
-        for n in range(counts[N_HELD]):
-            symbol = account.held[n]
-            ticks = market.marks_ticks[close, symbol]
-            net_e8 += account.net_e8[symbol] * ticks
-            gross_e8 += account.gross_e8[symbol] * ticks
+        if counts[N_LIVE] > 0:
+            for symbol in range(len(account.net_e8)):
+                net_e8 += account.net_e8[symbol] * market.marks_ticks[close, symbol]
+                gross_e8 += account.gross_e8[symbol] * market.marks_ticks[close, symbol]
         equity.cash_e8[close], equity.equity_e8[close] = counts[CASH_E8], counts[CASH_E8] + net_e8
         equity.gross_e8[close], equity.n_positions[close] = gross_e8, counts[N_LIVE]
     return len(market.closes_at_ms)
 
 
-@compiled
+@compiled_in_place
 def mark_ticks(
     first_row: Int1D, pair: Int1D, close_y: Float1D, close_x: Float1D, market: Market
 ) -> None:
@@ -269,7 +264,8 @@ def mark_ticks(
     """
     for close in range(len(market.closes_at_ms)):
         if close > 0:
-            market.marks_ticks[close] = market.marks_ticks[close - 1]
+            for symbol in range(market.marks_ticks.shape[1]):
+                market.marks_ticks[close, symbol] = market.marks_ticks[close - 1, symbol]
         for row in range(first_row[close], first_row[close + 1]):
             for leg in LEGS:
                 symbol = market.legs[pair[row], leg]
@@ -277,7 +273,7 @@ def mark_ticks(
                 market.marks_ticks[close, symbol] = _ticks(price, symbol, market)
 
 
-@compiled
+@compiled_in_place
 def _plan(
     first: int,
     last: int,
@@ -302,7 +298,7 @@ def _plan(
     return n_closing, n_opening
 
 
-@compiled
+@compiled_in_place
 def _plan_exits(n_exits: int, account: Account, positions: Positions) -> int:
     """Keep in `exits` the positions that get a closing intent."""
     n_closing = 0
@@ -315,7 +311,7 @@ def _plan_exits(n_exits: int, account: Account, positions: Positions) -> int:
     return n_closing
 
 
-@compiled
+@compiled_in_place
 def _plan_entries(
     n_entries: int,
     market: Market,
@@ -340,7 +336,7 @@ def _plan_entries(
     return n_opening
 
 
-@compiled
+@compiled_in_place
 def _sized(
     entry: int,
     n_opening: int,
@@ -395,12 +391,12 @@ def _sized(
     return taken_e8 + wanted_e8 <= terms.gross_cap_e8
 
 
-@compiled
+@compiled_in_place
 def _ticks(price: float, symbol: int, market: Market) -> int:
     return max(1, units_nearest(price, market.price_scale[symbol]))
 
 
-@compiled
+@compiled_in_place
 def _match(
     position: int,
     close: int,
@@ -452,38 +448,23 @@ def _match(
         if lots == remaining:
             orders.state[order] = FILLED
             positions.working[position, leg] = -1
-        _hold(symbol, positions.lots[position, leg], side * lots, market, account)
+        held_lots = abs(positions.lots[position, leg])
         positions.lots[position, leg] += side * lots
+        more_lots = abs(positions.lots[position, leg]) - held_lots
+        account.net_e8[symbol] += side * lots * market.notional_step[symbol]
+        account.gross_e8[symbol] += more_lots * market.notional_step[symbol]
         positions.fees_e8[position] += fee_e8
         _pay(position, side * notional_e8 + fee_e8, account, positions)
     positions.is_withdrawn[position] = False
 
 
-@compiled
-def _hold(symbol: int, before_lots: int, more_lots: int, market: Market, account: Account) -> None:
-    """Add a fill to what all positions hold of a symbol, given what its position held."""
-    counts, step = account.counts, market.notional_step[symbol]
-    was_held = account.gross_e8[symbol] > 0
-    account.net_e8[symbol] += more_lots * step
-    account.gross_e8[symbol] += (abs(before_lots + more_lots) - abs(before_lots)) * step
-    if account.gross_e8[symbol] > 0 and not was_held:
-        account.held[counts[N_HELD]] = symbol
-        counts[N_HELD] += 1
-    elif account.gross_e8[symbol] == 0 and was_held:
-        counts[N_HELD] -= 1
-        n = 0
-        while account.held[n] != symbol:
-            n += 1
-        account.held[n] = account.held[counts[N_HELD]]
-
-
-@compiled
+@compiled_in_place
 def _pay(position: int, amount_e8: int, account: Account, positions: Positions) -> None:
     positions.cash_e8[position] -= amount_e8
     account.counts[CASH_E8] -= amount_e8
 
 
-@compiled
+@compiled_in_place
 def _charge_funding(
     close: int,
     n_instants: int,
@@ -514,7 +495,7 @@ def _charge_funding(
         _pay(position, cost_e8, account, positions)
 
 
-@compiled
+@compiled_in_place
 def _held_lots(
     asking: int, symbol: int, market: Market, account: Account, positions: Positions
 ) -> tuple[int, int, int]:
@@ -534,7 +515,7 @@ def _held_lots(
     return net_lots, gross_lots, older_lots
 
 
-@compiled
+@compiled_in_place
 def _move_on(
     position: int, at_ms: int, account: Account, positions: Positions, orders: Orders
 ) -> None:
@@ -552,7 +533,7 @@ def _move_on(
         _submit_closing(position, BY_UNWIND, at_ms, account, positions, orders)
 
 
-@compiled
+@compiled_in_place
 def _close(
     position: int, at_ms: int, account: Account, positions: Positions, orders: Orders
 ) -> None:
@@ -566,7 +547,7 @@ def _close(
         _submit_closing(position, BY_CLOSE, at_ms, account, positions, orders)
 
 
-@compiled
+@compiled_in_place
 def _submit_closing(
     position: int,
     purpose: int,
@@ -582,7 +563,7 @@ def _submit_closing(
             _submit(position, purpose, at_ms, leg, side, abs(lots), account, positions, orders)
 
 
-@compiled
+@compiled_in_place
 def _open(
     opening: Int1D,
     at_ms: int,
@@ -598,7 +579,6 @@ def _open(
     positions.pair[position], positions.opened_at_ms[position] = pair, at_ms
     positions.closed_at_ms[position], positions.state[position] = -1, OPENING
     positions.lots[position] = 0
-    positions.caps_e8[position] = opening[3:]
     positions.cash_e8[position] = 0
     positions.fees_e8[position] = positions.funding_e8[position] = 0
     positions.is_closing[position] = positions.is_withdrawn[position] = False
@@ -606,13 +586,14 @@ def _open(
     account.live[counts[N_LIVE]] = position
     counts[N_LIVE] += 1
     for leg in LEGS:
+        positions.caps_e8[position, leg] = opening[3 + leg]
         order_side = side if leg == 0 else -side
         _submit(
             position, BY_OPEN, at_ms, leg, order_side, opening[1 + leg], account, positions, orders
         )
 
 
-@compiled
+@compiled_in_place
 def _submit(
     position: int,
     purpose: int,
@@ -633,7 +614,7 @@ def _submit(
     positions.working[position, leg] = n
 
 
-@compiled
+@compiled_in_place
 def _release_closed(account: Account, positions: Positions) -> None:
     """Free the slots of closed positions, and count those that are on their way."""
     n_kept, n_unsettled = 0, 0

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from shared.events.signals import WHOLE_PPM
-from shared.quant.compiled import compiled, compiled_parallel
+from shared.quant.compiled import compiled, compiled_in_place, compiled_parallel
 from shared.quant.typing import Bool1D, Float1D, Int1D
 from shared.sleeves.pairs.features import z_held
 from shared.sleeves.pairs.rules import Thresholds, exit_reason, may_enter, size_ppm
@@ -187,7 +187,7 @@ def _follow_pairs(
     return n_raised
 
 
-@compiled
+@compiled_in_place
 def _follow_pair(
     pair: int,
     rows: Rows,
@@ -198,35 +198,38 @@ def _follow_pair(
     first: int,
     raised: Raised,
 ) -> int:
-    # Taken out of the tuple once: each time counts a reference, on a line both cores write to.
-    closes, y, x, z_scores, beta, spread_std = (
-        rows.close, rows.y, rows.x, rows.z_score, rows.beta, rows.spread_std,
-    )  # fmt: skip
     n, row, end, free_from = first, rows.first_row[pair], rows.first_row[pair + 1], 0
     while row < end:
         if (
-            not may_enter(z_scores[row], beta[row], spread_std[row], limits)
-            or closes[row] < free_from
+            not may_enter(rows.z_score[row], rows.beta[row], rows.spread_std[row], limits)
+            or rows.close[row] < free_from
             or not rows.is_active[row]
             or not _model_agrees(rows.confidence[row], needs_model, probability_threshold)
         ):
             row += 1
             continue
-        entered, close = row, closes[row]
+        entered, close = row, rows.close[row]
         size = size_ppm(rows.half_life[entered], limits)
-        _note(raised, n, close, 0, entered, entered, size, z_scores[entered])
+        _note(raised, n, close, 0, entered, entered, size, rows.z_score[entered])
         n += 1
-        side = -1 if z_scores[entered] > 0 else 1
+        side = -1 if rows.z_score[entered] > 0 else 1
         alpha, mean = rows.alpha[entered], rows.spread_mean[entered]
         seen, missing_closes, reason = entered, 0, 0
         while reason == 0 and close + 1 < n_closes:
             close += 1
             missing_closes += 1
-            if seen + 1 < end and closes[seen + 1] == close:
+            if seen + 1 < end and rows.close[seen + 1] == close:
                 seen += 1
                 missing_closes = 0
-            z_score = z_held(y[seen], x[seen], beta[entered], alpha, mean, spread_std[entered])
-            bars_held = close - closes[entered]
+            z_score = z_held(
+                rows.y[seen],
+                rows.x[seen],
+                rows.beta[entered],
+                alpha,
+                mean,
+                rows.spread_std[entered],
+            )
+            bars_held = close - rows.close[entered]
             reason = exit_reason(-side * z_score, bars_held, missing_closes, limits)
         if reason > 0:
             _note(raised, n, close, reason, entered, seen, WHOLE_PPM, z_score)
@@ -236,7 +239,7 @@ def _follow_pair(
     return n - first
 
 
-@compiled
+@compiled_in_place
 def _note(
     raised: Raised,
     n: int,
@@ -251,7 +254,7 @@ def _note(
     raised.entered[n], raised.seen[n], raised.z_score[n] = entered, seen, z_score
 
 
-@compiled
+@compiled_in_place
 def _model_agrees(confidence: float, needs_model: bool, probability_threshold: float) -> bool:
     if math.isnan(confidence):
         return not needs_model

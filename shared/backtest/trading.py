@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar, get_type_hints
 
+import numba
 import numpy as np
 
 from shared.backtest.feature_table import FeatureTable
@@ -36,11 +37,14 @@ from shared.book.sizing import fraction_of_e8
 from shared.clock import timeframe_ms
 from shared.errors import DataError
 from shared.quant.bars import Bars
-from shared.quant.compiled import compiled
+from shared.quant.compiled import compiled, compiled_parallel
 from shared.quant.typing import Bool1D, Float1D, Float2D, Int1D
 from shared.sleeves.pairs.features import SpreadSpace
 from shared.sleeves.pairs.rules import thresholds_of
 from shared.sleeves.pairs.settings import StrategySettings
+
+_FEATURES = ("z_score", "beta", "alpha", "spread_mean", "spread_std", "half_life_bars")
+"""The features that the rule reads."""
 
 
 class Forecaster(Protocol):
@@ -117,6 +121,8 @@ def trade_inputs(
     """
     first_row, order = rows_by_pair(table.pair, len(table.pairs))
     close_y, close_x = table.close_y[order], table.close_x[order]
+    places = np.array([table.feature_names.index(name) for name in _FEATURES])
+    features = dict(zip(_FEATURES, _columns_of(table.values, places, order), strict=True))
     is_log = spread_space == "log"
     rows = Rows(
         first_row=first_row,
@@ -126,12 +132,12 @@ def trade_inputs(
         close_x=close_x,
         y=_logarithms(close_y) if is_log else close_y,
         x=_logarithms(close_x) if is_log else close_x,
-        z_score=table.column("z_score")[order],
-        beta=table.column("beta")[order],
-        alpha=table.column("alpha")[order],
-        spread_mean=table.column("spread_mean")[order],
-        spread_std=table.column("spread_std")[order],
-        half_life=table.column("half_life_bars")[order],
+        z_score=features["z_score"],
+        beta=features["beta"],
+        alpha=features["alpha"],
+        spread_mean=features["spread_mean"],
+        spread_std=features["spread_std"],
+        half_life=features["half_life_bars"],
         confidence=np.full(len(table.pair), np.nan),
     )
     market = _market(table, bars, instruments)
@@ -220,6 +226,19 @@ def _with_confidence(
     return inputs.rows._replace(confidence=confidence[inputs.order])
 
 
+@compiled_parallel
+def _columns_of(values: Float2D, places: Int1D, order: Int1D) -> Float2D:
+    """Return some features of every row in another order, each in a stretch of its own."""
+    columns, target = np.empty((len(places), len(order))), np.empty_like(order)
+    for n in numba.prange(len(order)):
+        target[order[n]] = n
+    # The table is read from one end to the other: it may be larger than any cache.
+    for row in numba.prange(len(order)):
+        for k in range(len(places)):
+            columns[k, target[row]] = values[row, places[k]]
+    return columns
+
+
 @compiled
 def _logarithms(values: Float1D) -> Float1D:
     """Return logarithms to the bit as `math.log` gives them, which numpy's need not be."""
@@ -270,7 +289,6 @@ def _account(table: FeatureTable, settings: StrategySettings, n_symbols: int) ->
         counts=counts,
         live=np.zeros(n_slots, dtype=np.int64),
         position_of=np.full(n_pairs, -1),
-        held=np.zeros(n_symbols, dtype=np.int64),
         net_e8=np.zeros(n_symbols, dtype=np.int64),
         gross_e8=np.zeros(n_symbols, dtype=np.int64),
         entries=np.zeros(n_pairs, dtype=np.int64),
