@@ -160,6 +160,7 @@ def raise_signals(
     n_raised = _follow_pairs(
         rows, n_closes, limits, needs_model, probability_threshold, room, raised
     )
+    # Of every signal its pair, and its place among the room of all pairs.
     pair = np.repeat(np.arange(len(n_raised)), n_raised)
     place = np.arange(len(pair)) - np.repeat(np.cumsum(n_raised) - n_raised, n_raised) + room[pair]
     first_signal = np.zeros(n_closes + 1, dtype=np.int64)

@@ -54,6 +54,7 @@ def compiled_in_place(kernel: Callable[Arguments, Result]) -> Callable[Arguments
     each array of each call: of tables with many columns, as much as all the rest. One that
     does make an array is refused when it is compiled.
     """
+    # A private option of numba: without it, results are the same and come later.
     compile_kernel: Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]] = (
         numba.njit(cache=True, nogil=True, _nrt=False)
     )
