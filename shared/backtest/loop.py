@@ -1,7 +1,7 @@
-"""The compiled loop of a backtest: rule, slots, orders, fills and book, close after close.
+"""The compiled loop of a backtest: slots, orders, fills and book, close after close.
 
-It takes the decisions of `decide_signals`, `plan_intents` and `settle_close` with the same
-compiled rule and arithmetic, for an account that nobody halts and a venue that answers. What
+It takes the decisions of `plan_intents` and `settle_close` on the signals of the period with
+the same compiled arithmetic, for an account that nobody halts and a venue that answers. What
 it writes are whole numbers in columns; `shared.backtest.result` gives them their names.
 """
 
@@ -10,9 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba
-import numpy as np
-
+from shared.backtest.signals import Signals
 from shared.book.arithmetic import (
     PARTS_PER_MILLION,
     charge,
@@ -23,11 +21,8 @@ from shared.book.arithmetic import (
     units_below,
     units_nearest,
 )
-from shared.events.signals import WHOLE_PPM
-from shared.quant.compiled import compiled, compiled_parallel
+from shared.quant.compiled import compiled_in_place
 from shared.quant.typing import Bool1D, Float1D, Float2D, Int1D, Int2D
-from shared.sleeves.pairs.features import z_held
-from shared.sleeves.pairs.rules import Thresholds, exit_reason, may_enter, size_ppm
 
 OPENING, OPEN, CLOSING, CLOSED = range(4)
 """States of a position."""
@@ -36,38 +31,6 @@ ACCEPTED, PARTIALLY_FILLED, FILLED, CANCELLED = range(4)
 BY_OPEN, BY_CLOSE, BY_UNWIND = range(3)
 """What an order was sent for."""
 LEGS = (0, 1)
-
-
-class Rows(NamedTuple):
-    """The columns of a feature table that decide, each of shape (n,) unless told.
-
-    Attributes
-    ----------
-    first_row : shape (n_closes + 1,)
-        Rows of close i are `first_row[i]` to `first_row[i + 1]`.
-    y, x
-        Closes in the space of the spread.
-    confidence
-        Probability of the model in force, NaN where there is none.
-    entering : shape (n_entering,)
-        Rows that allow an entry by the rule, ascending.
-    """
-
-    first_row: Int1D
-    pair: Int1D
-    is_active: Bool1D
-    close_y: Float1D
-    close_x: Float1D
-    y: Float1D
-    x: Float1D
-    z_score: Float1D
-    beta: Float1D
-    alpha: Float1D
-    spread_mean: Float1D
-    spread_std: Float1D
-    half_life: Float1D
-    confidence: Float1D
-    entering: Int1D
 
 
 class Market(NamedTuple):
@@ -104,8 +67,6 @@ class Terms(NamedTuple):
     bar_ms: int
     funding_interval_ms: int
     is_log: bool
-    needs_model: bool
-    probability_threshold: float
     pair_gross_e8: int
     top_k: int
     gross_cap_e8: int
@@ -116,30 +77,6 @@ class Terms(NamedTuple):
     max_participation_ppm: int
     funding_ppm: int
     borrow_ppm: int
-
-
-class Trades(NamedTuple):
-    """What the rule remembers, by pair; see `PairTrade`.
-
-    Attributes
-    ----------
-    row, distance
-        The last row of the pair, whose closes are those the trade knows, and how far it was
-        from the first row of its close.
-    """
-
-    side: Int1D
-    row: Int1D
-    distance: Int1D
-    entered_at_ms: Int1D
-    bars_held: Int1D
-    missing_closes: Int1D
-    cooldown_left: Int1D
-    is_by_model: Bool1D
-    hedge_ratio: Float1D
-    intercept: Float1D
-    spread_mean: Float1D
-    spread_std: Float1D
 
 
 class Positions(NamedTuple):
@@ -194,26 +131,6 @@ class Fills(NamedTuple):
     filled_at_ms: Int1D
 
 
-class Signals(NamedTuple):
-    """Every signal, in order of close and pair; `reason` 0 is an entry."""
-
-    close: Int1D
-    pair: Int1D
-    side: Int1D
-    reason: Int1D
-    entered_at_ms: Int1D
-    is_by_model: Bool1D
-    size_ppm: Int1D
-    z_score: Float1D
-    confidence: Float1D
-    hedge_ratio: Float1D
-    intercept: Float1D
-    spread_mean: Float1D
-    spread_std: Float1D
-    close_y: Float1D
-    close_x: Float1D
-
-
 class Equity(NamedTuple):
     """The account after each close, of shape (n_closes,)."""
 
@@ -224,304 +141,164 @@ class Equity(NamedTuple):
 
 
 class Account(NamedTuple):
-    """What passes from close to close beside trades and positions.
+    """What passes from close to close beside positions and orders.
 
     Attributes
     ----------
     counts : shape (N_COUNTS,)
         See the indices below.
-    remembered, spare : shape (n_pairs,)
-        Pairs of which the rule remembers a trade, ascending, and room to write the next.
-    live : shape (top_k,)
+    live : shape (n_slots,)
         Positions that are not closed, oldest first.
     position_of : shape (n_pairs,)
         The live position of each pair, -1 for none.
+    net_e8, gross_e8 : shape (n_symbols,)
+        What a tick is worth on all that positions hold of a symbol, signed and unsigned.
     entries, exits : shape (n_pairs,)
-        Signals and pairs of the present close.
-    openings : shape (top_k, 5)
+        Signals and positions of the present close.
+    openings : shape (n_slots, 5)
         Signal, lots and shares of the caps of the positions to open.
     """
 
     counts: Int1D
-    remembered: Int1D
-    spare: Int1D
     live: Int1D
     position_of: Int1D
+    net_e8: Int1D
+    gross_e8: Int1D
     entries: Int1D
     exits: Int1D
     openings: Int2D
 
 
 (
-    N_REMEMBERED,
     N_LIVE,
+    N_UNSETTLED,
     N_POSITIONS,
     N_ORDERS,
     N_FILLS,
-    N_SIGNALS,
     N_INTENTS,
-    N_ENTERING,
     CASH_E8,
     PREVIOUS_MS,
-) = range(10)
-N_COUNTS = 10
+) = range(8)
+N_COUNTS = 8
 
 
-@compiled
+@compiled_in_place
 def trade_closes(
     first: int,
-    last: int,
-    rows: Rows,
     market: Market,
-    limits: Thresholds,
     terms: Terms,
+    signals: Signals,
+    first_signal: Int1D,
     account: Account,
-    trades: Trades,
     positions: Positions,
     orders: Orders,
     fills: Fills,
-    signals: Signals,
     equity: Equity,
-) -> None:
-    """Trade the closes from `first` up to and without `last`.
+) -> int:
+    """Trade closes from `first` on while orders and fills have room; return the one to go on at.
 
-    Every column must have room for what these closes may bring at most; `counts` tells what
-    is used.
+    Positions must have room for every entry; `counts` tells what is used.
     """
-    counts = account.counts
-    for close in range(first, last):
+    counts, n_slots = account.counts, len(account.live)
+    for close in range(first, len(market.closes_at_ms)):
+        # A position closes or opens with two orders at most, and each leg fills once.
+        if counts[N_ORDERS] + 4 * n_slots > len(orders.position):
+            return close
+        if counts[N_FILLS] + 2 * n_slots > len(fills.order):
+            return close
         at_ms = market.closes_at_ms[close]
-        n_entries, n_exits = _decide(close, at_ms, rows, limits, account, trades, signals)
         # A call with so many columns costs more than the question whether it is needed.
         n_closing, n_opening = 0, 0
-        if n_exits > 0:
-            n_closing = _plan_exits(n_exits, account, positions)
-        if n_entries > 0:
-            n_opening = _plan_entries(n_entries, market, terms, account, positions, signals)
-        counts[N_INTENTS] += n_closing + n_opening
-        for n in range(counts[N_LIVE]):
-            position = account.live[n]
-            if positions.working[position, 0] >= 0 or positions.working[position, 1] >= 0:
-                _match(position, close, at_ms, market, terms, account, positions, orders, fills)
+        if first_signal[close] < first_signal[close + 1]:
+            n_closing, n_opening = _plan(
+                first_signal[close],
+                first_signal[close + 1],
+                market,
+                terms,
+                account,
+                positions,
+                signals,
+            )
+        if counts[N_UNSETTLED] > 0:
+            for n in range(counts[N_LIVE]):
+                position = account.live[n]
+                if positions.working[position, 0] >= 0 or positions.working[position, 1] >= 0:
+                    _match(position, close, at_ms, market, terms, account, positions, orders, fills)
         n_instants = at_ms // terms.funding_interval_ms
         n_instants -= counts[PREVIOUS_MS] // terms.funding_interval_ms
         if n_instants > 0 and counts[PREVIOUS_MS] >= 0:
             _charge_funding(close, n_instants, market, terms, account, positions)
-        n_closed = 0
-        for n in range(counts[N_LIVE]):
-            position = account.live[n]
-            if positions.state[position] != OPEN:
-                n_closed += _move_on(position, at_ms, account, positions, orders)
-        for n in range(n_closing):
-            _close(account.exits[n], at_ms, account, positions, orders)
-        for n in range(n_opening):
-            _open(account.openings[n], at_ms, account, positions, orders, signals)
-        if n_closed > 0:
+        counts[PREVIOUS_MS] = at_ms
+        if counts[N_UNSETTLED] > 0 or n_closing > 0 or n_opening > 0:
+            for n in range(counts[N_LIVE]):
+                position = account.live[n]
+                if positions.state[position] != OPEN:
+                    _move_on(position, at_ms, account, positions, orders)
+            for n in range(n_closing):
+                _close(account.exits[n], at_ms, account, positions, orders)
+            for n in range(n_opening):
+                _open(account.openings[n], at_ms, account, positions, orders, signals)
             _release_closed(account, positions)
         net_e8, gross_e8 = 0, 0
-        for n in range(counts[N_LIVE]):
-            position = account.live[n]
-            for leg in LEGS:
-                symbol = market.legs[positions.pair[position], leg]
-                value_e8 = positions.lots[position, leg] * market.notional_step[symbol]
-                value_e8 *= market.marks_ticks[close, symbol]
-                net_e8 += value_e8
-                gross_e8 += abs(value_e8)
+        if counts[N_LIVE] > 0:
+            for symbol in range(len(account.net_e8)):
+                net_e8 += account.net_e8[symbol] * market.marks_ticks[close, symbol]
+                gross_e8 += account.gross_e8[symbol] * market.marks_ticks[close, symbol]
         equity.cash_e8[close], equity.equity_e8[close] = counts[CASH_E8], counts[CASH_E8] + net_e8
         equity.gross_e8[close], equity.n_positions[close] = gross_e8, counts[N_LIVE]
-        counts[PREVIOUS_MS] = at_ms
+    return len(market.closes_at_ms)
 
 
-@compiled
-def _decide(
-    close: int,
-    at_ms: int,
-    rows: Rows,
-    limits: Thresholds,
-    account: Account,
-    trades: Trades,
-    signals: Signals,
-) -> tuple[int, int]:
-    """Apply the rule to every pair that has a row or a trade, in ascending order."""
-    counts, remembered, spare = account.counts, account.remembered, account.spare
-    n_before, n_after, n_seen, n_entries, n_exits = counts[N_REMEMBERED], 0, 0, 0, 0
-    entering, first, end = counts[N_ENTERING], rows.first_row[close], rows.first_row[close + 1]
-    while True:
-        is_open = entering < len(rows.entering) and rows.entering[entering] < end
-        if not is_open and n_seen == n_before:
-            break
-        pair = rows.pair[rows.entering[entering]] if is_open else remembered[n_seen]
-        is_known = n_seen < n_before and remembered[n_seen] <= pair
-        if is_known:
-            pair = remembered[n_seen]
-            n_seen += 1
-        enters_by = -1
-        if is_open and rows.pair[rows.entering[entering]] == pair:
-            enters_by = rows.entering[entering]
-            entering += 1
-        if is_known and trades.side[pair] != 0:
-            here = enters_by
-            if here < 0:
-                # Most often every pair has a row, at the same distance from the first.
-                here = first + trades.distance[pair]
-                if here >= end or rows.pair[here] != pair:
-                    here = _row_of(pair, first, end, rows.pair)
-            trades.bars_held[pair] += 1
-            trades.missing_closes[pair] += 1
-            if here >= 0:
-                trades.missing_closes[pair] = 0
-                trades.row[pair], trades.distance[pair] = here, here - first
-            seen = trades.row[pair]
-            z_score = z_held(
-                rows.y[seen],
-                rows.x[seen],
-                trades.hedge_ratio[pair],
-                trades.intercept[pair],
-                trades.spread_mean[pair],
-                trades.spread_std[pair],
-            )
-            reason = exit_reason(
-                -trades.side[pair] * z_score,
-                trades.bars_held[pair],
-                trades.missing_closes[pair],
-                limits,
-            )
-            if reason > 0:
-                _signal(
-                    close,
-                    pair,
-                    reason,
-                    WHOLE_PPM,
-                    z_score,
-                    math.nan,
-                    rows,
-                    account,
-                    trades,
-                    signals,
-                )
-                trades.side[pair] = 0
-                trades.cooldown_left[pair] = limits.cooldown_bars
-                account.exits[n_exits] = pair
-                n_exits += 1
-        elif is_known and trades.cooldown_left[pair] > 1:
-            trades.cooldown_left[pair] -= 1
-        elif enters_by >= 0:
-            account.entries[n_entries] = counts[N_SIGNALS]
-            n_entries += 1
-            _enter(close, at_ms, pair, enters_by, rows, limits, account, trades, signals)
-        else:
-            continue
-        spare[n_after] = pair
-        n_after += 1
-    remembered[:n_after] = spare[:n_after]
-    counts[N_REMEMBERED], counts[N_ENTERING] = n_after, entering
-    return n_entries, n_exits
+@compiled_in_place
+def mark_ticks(
+    first_row: Int1D, pair: Int1D, close_y: Float1D, close_x: Float1D, market: Market
+) -> None:
+    """Fill in the marks: the closes that came with features, carried on where none did.
 
-
-@compiled
-def _row_of(pair: int, first: int, end: int, pairs: Int1D) -> int:
-    """Return where a pair stands among the rows of a close, -1 if it has none."""
-    low, high = first, end
-    while low < high:
-        middle = (low + high) // 2
-        if pairs[middle] < pair:
-            low = middle + 1
-        else:
-            high = middle
-    return low if low < end and pairs[low] == pair else -1
-
-
-def rows_entering(rows: Rows, limits: Thresholds, terms: Terms) -> Int1D:
-    """Return the rows that allow an entry by the rule and the model, ascending."""
-    return np.flatnonzero(_allow_entry(rows, limits, terms))
-
-
-@compiled_parallel
-def _allow_entry(rows: Rows, limits: Thresholds, terms: Terms) -> Bool1D:
-    allowed = np.zeros(len(rows.pair), dtype=np.bool_)
-    for row in numba.prange(len(rows.pair)):
-        allowed[row] = (
-            may_enter(rows.z_score[row], rows.beta[row], rows.spread_std[row], limits)
-            and rows.is_active[row]
-            and _model_agrees(rows.confidence[row], terms)
-        )
-    return allowed
-
-
-@compiled
-def mark_ticks(rows: Rows, market: Market) -> None:
-    """Fill in the marks: the closes that came with features, carried on where none did."""
+    Parameters
+    ----------
+    first_row, pair, close_y, close_x
+        As in `FeatureTable`.
+    market
+        With marks to fill in.
+    """
     for close in range(len(market.closes_at_ms)):
         if close > 0:
-            market.marks_ticks[close] = market.marks_ticks[close - 1]
-        for row in range(rows.first_row[close], rows.first_row[close + 1]):
+            for symbol in range(market.marks_ticks.shape[1]):
+                market.marks_ticks[close, symbol] = market.marks_ticks[close - 1, symbol]
+        for row in range(first_row[close], first_row[close + 1]):
             for leg in LEGS:
-                symbol = market.legs[rows.pair[row], leg]
-                price = rows.close_y[row] if leg == 0 else rows.close_x[row]
+                symbol = market.legs[pair[row], leg]
+                price = close_y[row] if leg == 0 else close_x[row]
                 market.marks_ticks[close, symbol] = _ticks(price, symbol, market)
 
 
-@compiled
-def _model_agrees(confidence: float, terms: Terms) -> bool:
-    if math.isnan(confidence):
-        return not terms.needs_model
-    return bool(confidence >= terms.probability_threshold)
-
-
-@compiled
-def _enter(
-    close: int,
-    at_ms: int,
-    pair: int,
-    row: int,
-    rows: Rows,
-    limits: Thresholds,
+@compiled_in_place
+def _plan(
+    first: int,
+    last: int,
+    market: Market,
+    terms: Terms,
     account: Account,
-    trades: Trades,
+    positions: Positions,
     signals: Signals,
-) -> None:
-    """Begin a trade on the frozen features of a row."""
-    z_score = rows.z_score[row]
-    trades.side[pair] = -1 if z_score > 0 else 1
-    trades.entered_at_ms[pair] = at_ms
-    trades.bars_held[pair] = trades.missing_closes[pair] = trades.cooldown_left[pair] = 0
-    trades.is_by_model[pair] = not math.isnan(rows.confidence[row])
-    trades.hedge_ratio[pair], trades.intercept[pair] = rows.beta[row], rows.alpha[row]
-    trades.spread_mean[pair] = rows.spread_mean[row]
-    trades.spread_std[pair] = rows.spread_std[row]
-    trades.row[pair] = row
-    size = size_ppm(rows.half_life[row], limits)
-    confidence = rows.confidence[row]
-    _signal(close, pair, 0, size, z_score, confidence, rows, account, trades, signals)
+) -> tuple[int, int]:
+    """Tell how many positions a close's signals close and open: see `exits`, `openings`."""
+    n_exits, n_entries = 0, 0
+    for signal in range(first, last):
+        if signals.reason[signal] > 0:
+            account.exits[n_exits] = signals.pair[signal]
+            n_exits += 1
+        else:
+            account.entries[n_entries] = signal
+            n_entries += 1
+    n_closing = _plan_exits(n_exits, account, positions)
+    n_opening = _plan_entries(n_entries, market, terms, account, positions, signals)
+    account.counts[N_INTENTS] += n_closing + n_opening
+    return n_closing, n_opening
 
 
-@compiled
-def _signal(
-    close: int,
-    pair: int,
-    reason: int,
-    size: int,
-    z_score: float,
-    confidence: float,
-    rows: Rows,
-    account: Account,
-    trades: Trades,
-    signals: Signals,
-) -> None:
-    n = account.counts[N_SIGNALS]
-    account.counts[N_SIGNALS] = n + 1
-    signals.close[n], signals.pair[n], signals.reason[n] = close, pair, reason
-    signals.side[n], signals.entered_at_ms[n] = trades.side[pair], trades.entered_at_ms[pair]
-    signals.is_by_model[n], signals.size_ppm[n] = trades.is_by_model[pair], size
-    signals.z_score[n], signals.confidence[n] = z_score, confidence
-    signals.hedge_ratio[n], signals.intercept[n] = trades.hedge_ratio[pair], trades.intercept[pair]
-    signals.spread_mean[n] = trades.spread_mean[pair]
-    signals.spread_std[n] = trades.spread_std[pair]
-    seen = trades.row[pair]
-    signals.close_y[n], signals.close_x[n] = rows.close_y[seen], rows.close_x[seen]
-
-
-@compiled
+@compiled_in_place
 def _plan_exits(n_exits: int, account: Account, positions: Positions) -> int:
     """Keep in `exits` the positions that get a closing intent."""
     n_closing = 0
@@ -534,7 +311,7 @@ def _plan_exits(n_exits: int, account: Account, positions: Positions) -> int:
     return n_closing
 
 
-@compiled
+@compiled_in_place
 def _plan_entries(
     n_entries: int,
     market: Market,
@@ -559,7 +336,7 @@ def _plan_entries(
     return n_opening
 
 
-@compiled
+@compiled_in_place
 def _sized(
     entry: int,
     n_opening: int,
@@ -614,12 +391,12 @@ def _sized(
     return taken_e8 + wanted_e8 <= terms.gross_cap_e8
 
 
-@compiled
+@compiled_in_place
 def _ticks(price: float, symbol: int, market: Market) -> int:
     return max(1, units_nearest(price, market.price_scale[symbol]))
 
 
-@compiled
+@compiled_in_place
 def _match(
     position: int,
     close: int,
@@ -671,19 +448,23 @@ def _match(
         if lots == remaining:
             orders.state[order] = FILLED
             positions.working[position, leg] = -1
+        held_lots = abs(positions.lots[position, leg])
         positions.lots[position, leg] += side * lots
+        more_lots = abs(positions.lots[position, leg]) - held_lots
+        account.net_e8[symbol] += side * lots * market.notional_step[symbol]
+        account.gross_e8[symbol] += more_lots * market.notional_step[symbol]
         positions.fees_e8[position] += fee_e8
         _pay(position, side * notional_e8 + fee_e8, account, positions)
     positions.is_withdrawn[position] = False
 
 
-@compiled
+@compiled_in_place
 def _pay(position: int, amount_e8: int, account: Account, positions: Positions) -> None:
     positions.cash_e8[position] -= amount_e8
     account.counts[CASH_E8] -= amount_e8
 
 
-@compiled
+@compiled_in_place
 def _charge_funding(
     close: int,
     n_instants: int,
@@ -714,7 +495,7 @@ def _charge_funding(
         _pay(position, cost_e8, account, positions)
 
 
-@compiled
+@compiled_in_place
 def _held_lots(
     asking: int, symbol: int, market: Market, account: Account, positions: Positions
 ) -> tuple[int, int, int]:
@@ -734,27 +515,25 @@ def _held_lots(
     return net_lots, gross_lots, older_lots
 
 
-@compiled
+@compiled_in_place
 def _move_on(
     position: int, at_ms: int, account: Account, positions: Positions, orders: Orders
-) -> bool:
-    """Take a position whose orders have all ended to its next state; tell if that is the last."""
+) -> None:
+    """Take a position whose orders have all ended to its next state."""
     working, lots = positions.working[position], positions.lots[position]
     if working[0] >= 0 or working[1] >= 0:
-        return False
+        return
     if lots[0] == 0 and lots[1] == 0:
         positions.state[position] = CLOSED
         positions.closed_at_ms[position] = at_ms
-        return True
-    if positions.state[position] == OPENING and lots[0] != 0 and lots[1] != 0:
+    elif positions.state[position] == OPENING and lots[0] != 0 and lots[1] != 0:
         positions.state[position] = OPEN
     else:
         positions.state[position] = CLOSING
         _submit_closing(position, BY_UNWIND, at_ms, account, positions, orders)
-    return False
 
 
-@compiled
+@compiled_in_place
 def _close(
     position: int, at_ms: int, account: Account, positions: Positions, orders: Orders
 ) -> None:
@@ -768,7 +547,7 @@ def _close(
         _submit_closing(position, BY_CLOSE, at_ms, account, positions, orders)
 
 
-@compiled
+@compiled_in_place
 def _submit_closing(
     position: int,
     purpose: int,
@@ -784,7 +563,7 @@ def _submit_closing(
             _submit(position, purpose, at_ms, leg, side, abs(lots), account, positions, orders)
 
 
-@compiled
+@compiled_in_place
 def _open(
     opening: Int1D,
     at_ms: int,
@@ -800,7 +579,6 @@ def _open(
     positions.pair[position], positions.opened_at_ms[position] = pair, at_ms
     positions.closed_at_ms[position], positions.state[position] = -1, OPENING
     positions.lots[position] = 0
-    positions.caps_e8[position] = opening[3:]
     positions.cash_e8[position] = 0
     positions.fees_e8[position] = positions.funding_e8[position] = 0
     positions.is_closing[position] = positions.is_withdrawn[position] = False
@@ -808,13 +586,14 @@ def _open(
     account.live[counts[N_LIVE]] = position
     counts[N_LIVE] += 1
     for leg in LEGS:
+        positions.caps_e8[position, leg] = opening[3 + leg]
         order_side = side if leg == 0 else -side
         _submit(
             position, BY_OPEN, at_ms, leg, order_side, opening[1 + leg], account, positions, orders
         )
 
 
-@compiled
+@compiled_in_place
 def _submit(
     position: int,
     purpose: int,
@@ -835,10 +614,10 @@ def _submit(
     positions.working[position, leg] = n
 
 
-@compiled
+@compiled_in_place
 def _release_closed(account: Account, positions: Positions) -> None:
-    """Free the slots of closed positions."""
-    n_kept = 0
+    """Free the slots of closed positions, and count those that are on their way."""
+    n_kept, n_unsettled = 0, 0
     for n in range(account.counts[N_LIVE]):
         position = account.live[n]
         if positions.state[position] == CLOSED:
@@ -846,4 +625,5 @@ def _release_closed(account: Account, positions: Positions) -> None:
         else:
             account.live[n_kept] = position
             n_kept += 1
-    account.counts[N_LIVE] = n_kept
+            n_unsettled += positions.state[position] != OPEN
+    account.counts[N_LIVE], account.counts[N_UNSETTLED] = n_kept, n_unsettled

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar, get_type_hints
 
+import numba
 import numpy as np
 
 from shared.backtest.feature_table import FeatureTable
@@ -17,7 +18,6 @@ from shared.backtest.loop import (
     N_INTENTS,
     N_ORDERS,
     N_POSITIONS,
-    N_SIGNALS,
     PREVIOUS_MS,
     Account,
     Equity,
@@ -25,14 +25,11 @@ from shared.backtest.loop import (
     Market,
     Orders,
     Positions,
-    Rows,
-    Signals,
     Terms,
-    Trades,
     mark_ticks,
-    rows_entering,
     trade_closes,
 )
+from shared.backtest.signals import Rows, Signals, raise_signals, rows_by_pair
 from shared.book.arithmetic import MOST_UNITS
 from shared.book.instrument import SCALES, Instrument
 from shared.book.ledger import FUNDING_INTERVAL_MS
@@ -40,14 +37,14 @@ from shared.book.sizing import fraction_of_e8
 from shared.clock import timeframe_ms
 from shared.errors import DataError
 from shared.quant.bars import Bars
-from shared.quant.compiled import compiled
-from shared.quant.typing import Bool1D, Float1D, Float2D
+from shared.quant.compiled import compiled, compiled_parallel
+from shared.quant.typing import Bool1D, Float1D, Float2D, Int1D
 from shared.sleeves.pairs.features import SpreadSpace
 from shared.sleeves.pairs.rules import thresholds_of
 from shared.sleeves.pairs.settings import StrategySettings
 
-_MOST_CELLS_A_TURN = 1 << 16
-"""Closes times pairs that one call of the loop takes on: what bounds its columns."""
+_FEATURES = ("z_score", "beta", "alpha", "spread_mean", "spread_std", "half_life_bars")
+"""The features that the rule reads."""
 
 
 class Forecaster(Protocol):
@@ -89,9 +86,12 @@ class TradeInputs(NamedTuple):
     ----------
     rows
         The columns that decide, without a model's word and without thresholds.
+    order : shape (n,)
+        What takes rows of the table to these.
     """
 
     rows: Rows
+    order: Int1D
     market: Market
 
 
@@ -119,27 +119,30 @@ def trade_inputs(
     DataError
         If a price or a volume is too large to be counted in ticks or lots.
     """
+    first_row, order = rows_by_pair(table.pair, len(table.pairs))
+    close_y, close_x = table.close_y[order], table.close_x[order]
+    places = np.array([table.feature_names.index(name) for name in _FEATURES])
+    features = dict(zip(_FEATURES, _columns_of(table.values, places, order), strict=True))
     is_log = spread_space == "log"
     rows = Rows(
-        first_row=table.first_row,
-        pair=table.pair,
-        is_active=table.is_active,
-        close_y=table.close_y,
-        close_x=table.close_x,
-        y=_logarithms(table.close_y) if is_log else table.close_y,
-        x=_logarithms(table.close_x) if is_log else table.close_x,
-        z_score=table.column("z_score"),
-        beta=table.column("beta"),
-        alpha=table.column("alpha"),
-        spread_mean=table.column("spread_mean"),
-        spread_std=table.column("spread_std"),
-        half_life=table.column("half_life_bars"),
+        first_row=first_row,
+        close=table.row_close()[order],
+        is_active=table.is_active[order],
+        close_y=close_y,
+        close_x=close_x,
+        y=_logarithms(close_y) if is_log else close_y,
+        x=_logarithms(close_x) if is_log else close_x,
+        z_score=features["z_score"],
+        beta=features["beta"],
+        alpha=features["alpha"],
+        spread_mean=features["spread_mean"],
+        spread_std=features["spread_std"],
+        half_life=features["half_life_bars"],
         confidence=np.full(len(table.pair), np.nan),
-        entering=np.zeros(0, dtype=np.int64),
     )
     market = _market(table, bars, instruments)
-    mark_ticks(rows, market)
-    return TradeInputs(rows, market)
+    mark_ticks(table.first_row, table.pair, table.close_y, table.close_x, market)
+    return TradeInputs(rows, order, market)
 
 
 def trade_table(
@@ -159,37 +162,33 @@ def trade_table(
     champion
         The model in force over the whole period, if one is.
     """
-    limits, terms = thresholds_of(settings.signals), _terms(settings)
-    rows = _with_confidence(inputs.rows, table, settings, champion)
-    rows = rows._replace(entering=rows_entering(rows, limits, terms))
-    n_closes, n_pairs = len(table.closes_at_ms), len(table.pairs)
-    account = _account(n_pairs, settings)
-    trades = _columns(Trades, n_pairs)
-    equity = _columns(Equity, n_closes)
-    positions, orders = _columns(Positions, 0), _columns(Orders, 0)
-    fills, signals = [_columns(Fills, 0)], [_columns(Signals, 0)]
-    turn = max(1, _MOST_CELLS_A_TURN // max(1, n_pairs))
-    slots = settings.portfolio.top_k
-    new_fills = _columns(Fills, 2 * turn * min(slots, n_pairs))
-    new_signals = _columns(Signals, turn * n_pairs)
-    for first in range(0, n_closes, turn):
-        last = min(n_closes, first + turn)
-        n_most = (last - first) * min(slots, n_pairs)
-        positions = _with_room(positions, int(account.counts[N_POSITIONS]), n_most)
-        orders = _with_room(orders, int(account.counts[N_ORDERS]), 2 * n_most)
-        account.counts[N_FILLS] = account.counts[N_SIGNALS] = 0
-        trade_closes(
-            first, last, rows, inputs.market, limits, terms, account, trades,
-            positions, orders, new_fills, new_signals, equity,
-        )  # fmt: skip
-        fills.append(_cut(new_fills, int(account.counts[N_FILLS])))
-        signals.append(_cut(new_signals, int(account.counts[N_SIGNALS])))
+    limits, terms, market = thresholds_of(settings.signals), _terms(settings), inputs.market
+    signals, first_signal = raise_signals(
+        _with_confidence(inputs, table, settings, champion),
+        table.closes_at_ms,
+        limits,
+        settings.signals.signals_from == "model",
+        settings.signals.probability_threshold,
+    )
+    account = _account(table, settings, len(market.notional_step))
+    n_entries, n_slots = int(np.count_nonzero(signals.reason == 0)), len(account.live)
+    equity, positions = _columns(Equity, len(table.closes_at_ms)), _columns(Positions, n_entries)
+    # As much as is needed when every order fills at once; else more is taken on the way.
+    n_orders = 4 * (n_entries + n_slots)
+    orders, fills = _columns(Orders, n_orders), _columns(Fills, n_orders)
+    close = 0
+    while close < len(table.closes_at_ms):
+        orders = _with_room(orders, int(account.counts[N_ORDERS]), 4 * n_slots)
+        fills = _with_room(fills, int(account.counts[N_FILLS]), 2 * n_slots)
+        close = trade_closes(
+            close, market, terms, signals, first_signal, account, positions, orders, fills, equity
+        )
     return Trading(
         table,
-        _joined(signals),
+        signals,
         _cut(positions, int(account.counts[N_POSITIONS])),
         _cut(orders, int(account.counts[N_ORDERS])),
-        _joined(fills),
+        _cut(fills, int(account.counts[N_FILLS])),
         equity,
         int(account.counts[N_INTENTS]),
     )
@@ -201,8 +200,6 @@ def _terms(settings: StrategySettings) -> Terms:
         bar_ms=timeframe_ms(settings.trade_timeframe),
         funding_interval_ms=FUNDING_INTERVAL_MS,
         is_log=settings.features.spread_space == "log",
-        needs_model=settings.signals.signals_from == "model",
-        probability_threshold=settings.signals.probability_threshold,
         pair_gross_e8=sizes.pair_gross_e8,
         top_k=sizes.top_k,
         gross_cap_e8=fraction_of_e8(sizes.capital_e8, sizes.gross_cap),
@@ -217,12 +214,29 @@ def _terms(settings: StrategySettings) -> Terms:
 
 
 def _with_confidence(
-    rows: Rows, table: FeatureTable, settings: StrategySettings, champion: Forecaster | None
+    inputs: TradeInputs,
+    table: FeatureTable,
+    settings: StrategySettings,
+    champion: Forecaster | None,
 ) -> Rows:
     if champion is None or settings.signals.signals_from == "z":
-        return rows
+        return inputs.rows
     places = champion.places_in(table.feature_names)
-    return rows._replace(confidence=champion.predict_probability(table.values[:, places]))
+    confidence = champion.predict_probability(table.values[:, places])
+    return inputs.rows._replace(confidence=confidence[inputs.order])
+
+
+@compiled_parallel
+def _columns_of(values: Float2D, places: Int1D, order: Int1D) -> Float2D:
+    """Return some features of every row in another order, each in a stretch of its own."""
+    columns, target = np.empty((len(places), len(order))), np.empty_like(order)
+    for n in numba.prange(len(order)):
+        target[order[n]] = n
+    # The table is read from one end to the other: it may be larger than any cache.
+    for row in numba.prange(len(order)):
+        for k in range(len(places)):
+            columns[k, target[row]] = values[row, places[k]]
+    return columns
 
 
 @compiled
@@ -265,33 +279,34 @@ def _market(table: FeatureTable, bars: Bars, instruments: Mapping[str, Instrumen
     return market
 
 
-def _account(n_pairs: int, settings: StrategySettings) -> Account:
+def _account(table: FeatureTable, settings: StrategySettings, n_symbols: int) -> Account:
     counts = np.zeros(N_COUNTS, dtype=np.int64)
     counts[CASH_E8], counts[PREVIOUS_MS] = settings.portfolio.capital_e8, -1
-    top_k = settings.portfolio.top_k
+    n_pairs = len(table.pairs)
+    # A pair has one position at a time.
+    n_slots = min(settings.portfolio.top_k, n_pairs)
     return Account(
         counts=counts,
-        remembered=np.zeros(n_pairs, dtype=np.int64),
-        spare=np.zeros(n_pairs, dtype=np.int64),
-        live=np.zeros(top_k, dtype=np.int64),
+        live=np.zeros(n_slots, dtype=np.int64),
         position_of=np.full(n_pairs, -1),
+        net_e8=np.zeros(n_symbols, dtype=np.int64),
+        gross_e8=np.zeros(n_symbols, dtype=np.int64),
         entries=np.zeros(n_pairs, dtype=np.int64),
         exits=np.zeros(n_pairs, dtype=np.int64),
-        openings=np.zeros((top_k, 5), dtype=np.int64),
+        openings=np.zeros((n_slots, 5), dtype=np.int64),
     )
 
 
-Columns = TypeVar("Columns", Signals, Positions, Orders, Fills, Trades, Equity)
+Columns = TypeVar("Columns", Positions, Orders, Fills, Equity)
 
 _PAIRED = frozenset({"lots", "caps_e8", "working"})
 """Columns of `Positions` with one value for each leg."""
-_FLAGS_AND_FLOATS = {Float1D: np.float64, Bool1D: np.bool_}
 _DTYPES: Mapping[Any, Mapping[str, Any]] = {
     kind: {
-        name: _FLAGS_AND_FLOATS.get(declared, np.int64)
+        name: np.bool_ if declared == Bool1D else np.int64
         for name, declared in get_type_hints(kind).items()
     }
-    for kind in (Signals, Positions, Orders, Fills, Trades, Equity)
+    for kind in (Positions, Orders, Fills, Equity)
 }
 
 
@@ -315,12 +330,7 @@ def _with_room(columns: Columns, n_used: int, n_more: int) -> Columns:
 
 
 def _cut(columns: Columns, n: int) -> Columns:
-    return _of(type(columns), [column[:n].copy() for column in columns])
-
-
-def _joined(parts: Sequence[Columns]) -> Columns:
-    together = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return _of(type(parts[0]), together)
+    return _of(type(columns), [column[:n] for column in columns])
 
 
 def _of(kind: type[Columns], columns: Sequence[Any]) -> Columns:

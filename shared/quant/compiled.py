@@ -47,6 +47,20 @@ def compiled(kernel: Callable[Arguments, Result]) -> Callable[Arguments, Result]
     return compile_kernel(kernel)
 
 
+def compiled_in_place(kernel: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Compile a kernel like `compiled` that only works on arrays it is given and makes none.
+
+    Such a kernel need not count who refers to an array, which costs a locked instruction for
+    each array of each call: of tables with many columns, as much as all the rest. One that
+    does make an array is refused when it is compiled.
+    """
+    # A private option of numba: without it, results are the same and come later.
+    compile_kernel: Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]] = (
+        numba.njit(cache=True, nogil=True, _nrt=False)
+    )
+    return compile_kernel(kernel)
+
+
 def compiled_parallel(kernel: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Compile a kernel like `compiled`, its `numba.prange` loops over all cores.
 

@@ -5,6 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+from numba.core.errors import NumbaError
+
+from shared.quant.compiled import compiled_in_place
+from shared.quant.typing import Float1D
+
 SHOW = "import numba, shared.quant.compiled; print(numba.config.CACHE_DIR)"
 
 
@@ -26,3 +33,12 @@ def test_kernels_of_other_sources_are_not_found_in_a_folder_that_outlives_a_rele
     folder = cache_folder(tmp_path)
     assert folder.parent == tmp_path
     assert len(folder.name) == 16
+
+
+def test_a_kernel_that_makes_an_array_cannot_be_compiled_in_place() -> None:
+    @compiled_in_place
+    def turn_around(values: Float1D) -> None:
+        values[:] = values[::-1]
+
+    with pytest.raises(NumbaError, match="NRT required"):
+        turn_around(np.ones(2))
