@@ -12,8 +12,10 @@ from services.trainer import store
 from services.trainer.console_api import add_console_routes
 from services.trainer.cycle_api import add_cycle_routes
 from services.trainer.domain import Stage
-from services.trainer.handlers import Promoted, Trained, Trainer
+from services.trainer.handlers import Trainer
 from services.trainer.occasions import OccasionKind
+from services.trainer.promotion import Promoted
+from services.trainer.training import Trained
 from shared.access.guard import CONTROL, READ, TRADE, Operator
 from shared.database.engine import snapshot
 from shared.events.trainer import TripwireAction
