@@ -28,9 +28,7 @@ from tests.serving import (
     AUTHORISED,
     TOKEN,
     Record,
-    recording,
     serving,
-    settings_in_environment,
 )
 from tests.support import eventually_async
 
@@ -54,13 +52,8 @@ CARRIERS = {"token": bearing, "password": as_password}
 
 
 @pytest.fixture
-async def record(
-    tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Record]:
-    settings = [("MNT_FOLLOW__ENABLED", "false")]
-    settings_in_environment(monkeypatch, tmp_path, database_url, redis_url, settings)
-    async with recording(database_url, redis_url) as opened:
-        yield opened
+def told() -> list[tuple[str, str]]:
+    return [("MNT_FOLLOW__ENABLED", "false")]
 
 
 async def token_with(record: Record, *scopes: Scope, label: str | None = None) -> str:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from shared.database.tables import bars, fills, instruments, orders, trading_states
 from tests.feature_history import at, publish_history
-from tests.serving import Record, recording, serving, settings_in_environment
+from tests.serving import Record, serving
 
 # MLflow's own mappers use a SQLAlchemy loader strategy that 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -20,16 +17,11 @@ SYMBOL = "S/USDT"
 
 
 @pytest.fixture
-async def record(
-    tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Record]:
-    settings = [
+def told() -> list[tuple[str, str]]:
+    return [
         ("MNT_TRAINER__MIN_SAMPLES", "20"),
         ("MNT_TRAINER__FAMILIES", "logistic_regression"),
     ]
-    settings_in_environment(monkeypatch, tmp_path, database_url, redis_url, settings)
-    async with recording(database_url, redis_url) as opened:
-        yield opened
 
 
 async def fill(record: Record, number: int, price_ticks: int) -> None:
