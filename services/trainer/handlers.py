@@ -124,7 +124,7 @@ class Trainer:
             drift=drift,
         )
         if occasion is not None:
-            training = await self._train_for(unit, close_ms, occasion, pairs)
+            _, training = await self._train(unit, close_ms, occasion, pairs)
         return Progress(close_ms, pairs, training, closes_since_check)
 
     async def _champion_age(
@@ -138,51 +138,47 @@ class Trainer:
         bar_ms = timeframe_ms(self._settings.trade_timeframe)
         return None if champion is None else (close_ms - champion.trained_at_ms) // bar_ms
 
-    async def _train_for(
-        self, unit: UnitOfWork, close_ms: int, occasion: Occasion, pairs: frozenset[Pair]
-    ) -> TrainingProgress:
-        """Train of our own accord; too few samples is then an outcome, not a failure."""
-        try:
-            await self._train(unit, close_ms, occasion)
-        except DataError as error:
-            await store.insert_training(
-                unit.connection, close_ms, occasion, unit.lineage, fault=str(error)
-            )
-            self._tell_training(unit, occasion, "no_model")
-            logger.info("not trained", occasion=occasion.kind, reason=str(error))
-            return TrainingProgress(0, self._progress.training.has_model, pairs)
-        return TrainingProgress(0, True, pairs)
-
-    async def train_on_request(self, unit: UnitOfWork, operator: str) -> Trained:
+    async def train_on_request(self, unit: UnitOfWork, operator: str) -> Trained | DataError:
         """Train on everything up to the last close seen.
+
+        Returns
+        -------
+        Trained or DataError
+            What was made, or why nothing was; not raised, for what was tried must be committed.
 
         Raises
         ------
         PermanentError
             If no close has been seen.
-        DataError
-            If there are too few samples, or only one class of them.
         """
         occasion = Occasion("request", f"asked for by {operator}")
-        trained = await self._train(unit, self._require_close(), occasion)
+        pairs = self._progress.pairs
+        outcome, training = await self._train(unit, self._require_close(), occasion, pairs)
 
         def keep() -> None:
-            training = TrainingProgress(0, True, self._progress.pairs)
             self._progress = replace(self._progress, training=training)
 
         unit.after_commit(keep)
-        return trained
+        return outcome
 
-    async def _train(self, unit: UnitOfWork, close_ms: int, occasion: Occasion) -> Trained:
-        trained = await self._training.train(unit, close_ms)
+    async def _train(
+        self, unit: UnitOfWork, close_ms: int, occasion: Occasion, pairs: frozenset[Pair]
+    ) -> tuple[Trained | DataError, TrainingProgress]:
+        """Train, and record what came of it: that there is nothing to learn is an outcome."""
+        outcome: Trained | DataError
+        try:
+            outcome = await self._training.train(unit, close_ms)
+            sha256, fault = outcome.sha256, None
+        except DataError as error:
+            outcome, sha256, fault = error, None, str(error)
+            logger.info("not trained", occasion=occasion.kind, reason=fault)
         await store.insert_training(
-            unit.connection, close_ms, occasion, unit.lineage, sha256=trained.sha256
+            unit.connection, close_ms, occasion, unit.lineage, sha256=sha256, fault=fault
         )
-        self._tell_training(unit, occasion, "model")
-        return trained
-
-    def _tell_training(self, unit: UnitOfWork, occasion: Occasion, outcome: str) -> None:
-        unit.after_commit(lambda: metrics.TRAININGS.labels(occasion.kind, outcome).inc())
+        counted = metrics.TRAININGS.labels(occasion.kind, "model" if sha256 else "no_model")
+        unit.after_commit(counted.inc)
+        has_model = sha256 is not None or self._progress.training.has_model
+        return outcome, TrainingProgress(0, has_model, pairs)
 
     async def promote(
         self,
