@@ -349,6 +349,14 @@ def test_the_alert_rules_pass_their_tests() -> None:
     run_tool("promtool", "test", "rules", DEPLOY / "prometheus" / "rules_test.yml")
 
 
+def test_an_image_has_what_lightgbm_takes_from_the_system() -> None:
+    last_stage = (DEPLOY / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    [installed] = re.findall(r"apt-get install .*", last_stage)
+    assert "libgomp1" in installed.split()
+    assert "--no-install-recommends" in installed
+    assert "rm -rf /var/lib/apt/lists/*" in last_stage
+
+
 def test_the_dockerfile_has_no_finding() -> None:
     run_tool("hadolint", DEPLOY / "Dockerfile")
 
