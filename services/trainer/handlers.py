@@ -26,7 +26,7 @@ from shared.clock import timeframe_ms
 from shared.errors import ContractError, DataError, PermanentError
 from shared.events.base import Event
 from shared.events.features import FeaturesComputed
-from shared.registry import ModelRegistry
+from shared.registry import open_registry
 from shared.settings import Settings
 
 logger = structlog.get_logger()
@@ -44,11 +44,7 @@ class Trainer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._progress = Progress()
-        folder = (settings.home / "mlflow").resolve()
-        uri = settings.mlflow_url or f"sqlite:///{folder / 'mlflow.db'}"
-        # A server passes artifacts on to its own store; its folders are not ours to write to.
-        artifacts = "mlflow-artifacts:/" if uri.startswith("http") else str(folder / "artifacts")
-        registry = ModelRegistry(uri, artifacts)
+        registry = open_registry(settings.home, settings.mlflow_url, settings.mlflow_artifacts)
         stages = Stages(settings, registry)
         self._training = Training(settings, stages, registry)
         self._promotion = Promotion(settings, stages)
