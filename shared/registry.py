@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,6 +54,26 @@ class RegisteredVersion:
     version: int
     run_id: str
     sha256: str
+
+
+def open_registry(home: Path, uri: str | None, artifacts: str | None) -> ModelRegistry:
+    """Return the registry that settings name.
+
+    Parameters
+    ----------
+    home
+        Folder of the fleet's state, which keeps what has no other place.
+    uri
+        A tracking store or a server.
+    artifacts
+        A folder or `s3://bucket/path`; a server keeps its own, wherever that is.
+    """
+    folder = (home / "mlflow").resolve()
+    if uri is not None and uri.startswith(("http://", "https://")):
+        return ModelRegistry(uri, "mlflow-artifacts:/")
+    return ModelRegistry(
+        uri or f"sqlite:///{folder / 'mlflow.db'}", artifacts or str(folder / "artifacts")
+    )
 
 
 class ModelRegistry:
@@ -258,9 +279,11 @@ class ModelRegistry:
         """Lend the client; wrap what MLflow and the artifact store raise."""
         # Read when MLflow is imported: a trading fleet reports to nobody unless told to.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # A server's files come and go through it: its bucket may be out of reach from here.
+        os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
+        os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             if self._opened is None:
@@ -270,8 +293,27 @@ class ModelRegistry:
             if error.error_code in permanent_codes:
                 raise PermanentError(f"cannot {purpose}: MLflow refused: {error}") from error
             raise StoreError(f"cannot {purpose}: MLflow at fault: {error}") from error
-        except (SQLAlchemyError, OSError) as error:
+        except ModuleNotFoundError as error:
+            if error.name != "boto3":
+                raise
+            raise PermanentError(
+                f"cannot {purpose}: boto3 is not installed, with which MLflow keeps artifacts in "
+                "S3: run `uv sync --extra s3`, or keep them in a folder"
+            ) from error
+        except _storage_faults() as error:
             raise StoreError(f"cannot {purpose}: storage at fault: {error}") from error
+
+
+def _storage_faults() -> tuple[type[Exception], ...]:
+    """Return what databases, folders and, where its client was imported, S3 raise."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if sys.modules.get("boto3") is None:
+        return SQLAlchemyError, OSError
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return SQLAlchemyError, OSError, Boto3Error, BotoCoreError, ClientError
 
 
 def _make_model(client: MlflowClient, name: str) -> None:

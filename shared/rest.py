@@ -64,7 +64,7 @@ class Reasoned(BaseModel, extra="forbid"):
 
 _REFUSALS = {
     400: "The body cannot be read",
-    401: "The bearer token is missing, unknown, expired or revoked",
+    401: "The token is missing, unknown, expired or revoked",
     403: "The token does not have the scope that the route needs",
     404: "There is no such thing; the answer names what there is",
     409: "It cannot be done as things are; the answer says what to do first",

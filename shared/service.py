@@ -29,7 +29,7 @@ from starlette.routing import BaseRoute
 
 from shared.access.audit import AuditMiddleware, AuditTrail, mark_done
 from shared.access.authentication import Authenticator
-from shared.access.guard import CONTROL, READ, ChangeGuard, Guard, answer_repeats
+from shared.access.guard import CONTROL, READ, ChangeGuard, Guard, PageGuard, answer_repeats
 from shared.bus import log, metrics
 from shared.bus.consumer import Consumer, Routes, UnitOfWork
 from shared.bus.streams import Streams
@@ -51,8 +51,9 @@ _METRICS_EXAMPLE = """# TYPE mnt_bus_lag_events gauge
 mnt_bus_lag_events{consumer="signals",topic="features.computed"} 0.0
 """
 
-_OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/console"})
-"""What supervisors, containers and Prometheus ask for without a token, and a page without data."""
+_OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
+"""Routes of health: what supervisors, containers and Prometheus ask for without a token."""
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
 _KEY_HOLDERS = frozenset({"executor"})
 
 T = TypeVar("T")
@@ -374,6 +375,12 @@ def _require_guards(router: APIRouter) -> None:
             raise FatalError(
                 f"route {route.path} names no scope: give it dependencies=[READ], [CONTROL] "
                 "or [TRADE] of shared.access.guard"
+            )
+        is_page = any(isinstance(each.dependency, PageGuard) for each in route.dependencies)
+        if is_page and not _SAFE_METHODS.issuperset(route.methods or ()):
+            raise FatalError(
+                f"route {route.path} takes a password and changes state, so that any site could "
+                "make a browser ask for it: give it [CONTROL] or [TRADE] in place of [PAGE]"
             )
         is_change = any(isinstance(each.dependency, ChangeGuard) for each in route.dependencies)
         documented = refusals(401, 403, 409, 429) if is_change else refusals(401, 403, 429)

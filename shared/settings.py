@@ -118,6 +118,9 @@ class Settings(BaseSettings, StrategySettings):
         `paper`, or `live`, which nothing supports yet.
     mlflow_url
         Tracking store of the model registry.
+    mlflow_artifacts
+        Where MLflow keeps the files of experiments made from now on, without a server: a folder
+        or, with the extra `s3`, `s3://bucket/path`.
     limits
         Of the account, below those of the portfolio.
     artefacts
@@ -153,6 +156,7 @@ class Settings(BaseSettings, StrategySettings):
     account: str = "paper"
     mode: Literal["paper"] = "paper"
     mlflow_url: str | None = None
+    mlflow_artifacts: str | None = None
     limits: RiskLimits = RiskLimits()
     artefacts: ArtefactSettings = ArtefactSettings()
     console: ConsoleSettings = ConsoleSettings()

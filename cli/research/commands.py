@@ -377,10 +377,13 @@ def upload(
 
 def _registry(uri: str | None, home: Path | None) -> ModelRegistry | None:
     """Return the registry that is named here or by the settings, None where none is."""
-    from cli.research.tracking import registry_at
+    from shared.registry import open_registry
 
-    named = uri or load_settings().mlflow_url
-    return None if named is None else registry_at(named, resolve_home(home).path)
+    settings = load_settings()
+    named = uri or settings.mlflow_url
+    if named is None:
+        return None
+    return open_registry(resolve_home(home).path, named, settings.mlflow_artifacts)
 
 
 def _logged(made: Made, registry: ModelRegistry, candidates: list[dict[str, Any]]) -> Made:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from shared.backtest.candidates import recipe_bytes
@@ -13,21 +12,6 @@ from shared.registry import ModelRegistry
 NAME = "pairs-research"
 """Of the experiment and of the registered model: the fleet's own models are another one's."""
 _RECIPE = ("family", "parameters", "label", "dataset_id", "n_samples", "terms", "feature_names")
-
-
-def registry_at(uri: str, home: Path) -> ModelRegistry:
-    """Return the registry of a tracking store or server.
-
-    Parameters
-    ----------
-    uri
-        Such as `http://127.0.0.1:5000` or `sqlite:///mlflow.db`.
-    home
-        Folder of the fleet's state, which keeps the artefacts of a store without a server.
-    """
-    is_served = uri.startswith(("http://", "https://"))
-    folder = (home / "mlflow" / "artifacts").resolve()
-    return ModelRegistry(uri, "mlflow-artifacts:/" if is_served else str(folder))
 
 
 def log_candidates(

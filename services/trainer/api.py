@@ -12,10 +12,13 @@ from services.trainer import store
 from services.trainer.console_api import add_console_routes
 from services.trainer.cycle_api import add_cycle_routes
 from services.trainer.domain import Stage
-from services.trainer.handlers import Promoted, Trained, Trainer
+from services.trainer.handlers import Trainer
 from services.trainer.occasions import OccasionKind
+from services.trainer.promotion import Promoted
+from services.trainer.training import Trained
 from shared.access.guard import CONTROL, READ, TRADE, Operator
 from shared.database.engine import snapshot
+from shared.errors import DataError
 from shared.events.trainer import TripwireAction
 from shared.rest import Limit, Reasoned, Since, Until, refusals
 from shared.service import ServedBy
@@ -195,9 +198,13 @@ def trainer_routes(settings: Settings, trainer: Trainer) -> APIRouter:
         """Train every family and answer when the models are recorded; it may take minutes.
 
         The best becomes challenger, and goes into the shadow if it passed the backtest's gates.
-        The same rows give the same models, which are then recorded only once.
+        The same rows give the same models, which are then recorded only once. A training that
+        makes none is recorded as well, with every trial of it.
         """
-        return await runtime.do("train", lambda unit: trainer.train_on_request(unit, operator))
+        outcome = await runtime.do("train", lambda unit: trainer.train_on_request(unit, operator))
+        if isinstance(outcome, DataError):
+            raise outcome
+        return outcome
 
     @router.post(
         "/promote",

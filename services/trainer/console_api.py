@@ -1,7 +1,8 @@
 """The console: a page to start cycles from and to look at what they made.
 
-The page holds no data, so that it is open as the documentation is. What it shows it fetches from
-guarded routes with the token that a person pastes in, which stays in the page's memory.
+A browser opens the page with a token as the password. The page holds no data and does not learn
+that token: what it shows it fetches from guarded routes with the one that a person pastes in,
+which stays in the page's memory.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import BaseModel
 
 from services.trainer.cycles import Cycles
-from shared.access.guard import READ
+from shared.access.guard import PAGE, READ
 from shared.rest import refusals
 from shared.settings import Settings
 
@@ -59,6 +60,7 @@ def add_console_routes(router: APIRouter, settings: Settings) -> None:
 
     @router.get(
         "/console",
+        dependencies=[PAGE],
         summary="A page to start cycles from and to look at what they made",
         response_class=HTMLResponse,
         responses={200: {"content": {"text/html": {"example": "<!doctype html>"}}}},

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from shared.events.trainer import ModelPromoted
 
+MODEL_NAME = "pairs"
+"""Of every model in MLflow and in the record; its versions are of all families."""
+
 Stage = Literal["candidate", "challenger", "shadow", "champion", "retired"]
 ALIAS_OF_STAGE: Mapping[Stage, Literal["challenger", "shadow", "champion"]] = {
     "challenger": "challenger",

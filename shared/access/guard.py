@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.responses import Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.http import HTTPBase
 
 from shared.access.audit import Asked, AuditTrail, RecordedAnswerError, note
 from shared.access.authentication import Authenticator, Principal
@@ -18,6 +20,12 @@ _BEARER = HTTPBearer(
     auto_error=False,
     scheme_name="token",
     description="The home's token in secrets/token, or one made by `mnt token create`",
+)
+_BASIC = HTTPBase(
+    scheme="basic",
+    auto_error=False,
+    scheme_name="password",
+    description="The same token as the password, with any name, for a browser to open a page",
 )
 
 
@@ -110,7 +118,49 @@ class ChangeGuard(Guard):
         note(request.state, request_id)
 
 
+class PageGuard(Guard):
+    """A guard of a page: takes the token as a password, too, which a browser asks a person for.
+
+    For routes that change nothing: a browser sends a password by itself, also with a request
+    that another site has made up.
+    """
+
+    async def __call__(
+        self,
+        request: Request,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+        password: Annotated[HTTPAuthorizationCredentials | None, Depends(_BASIC)] = None,
+    ) -> None:
+        """Refuse so that a browser asks for the token, or note who it is."""
+        try:
+            await self._authorise(
+                request, credentials or _of_password(password), reduces_risk=False
+            )
+        except HTTPException as refused:
+            if refused.status_code != 401:
+                raise
+            raise HTTPException(
+                refused.status_code,
+                f"{refused.detail}; a browser takes it as the password, with any name",
+                headers={"WWW-Authenticate": 'Basic realm="mntrading", charset="UTF-8"'},
+            ) from None
+
+
+def _of_password(
+    sent: HTTPAuthorizationCredentials | None,
+) -> HTTPAuthorizationCredentials | None:
+    """Return the token that was sent as a password; what cannot be read holds none."""
+    if sent is None or sent.scheme.lower() != "basic":
+        return None
+    try:
+        _, _, token = base64.b64decode(sent.credentials, validate=True).decode().partition(":")
+    except ValueError:
+        return None
+    return HTTPAuthorizationCredentials(scheme="bearer", credentials=token) if token else None
+
+
 READ: Any = Depends(Guard("read"))
+PAGE: Any = Depends(PageGuard("read"))
 CONTROL: Any = Depends(ChangeGuard("control"))
 TRADE: Any = Depends(ChangeGuard("trade"))
 HALT: Any = Depends(ChangeGuard("control", reduces_risk=True))

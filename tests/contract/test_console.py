@@ -69,10 +69,10 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_the_page_is_open_and_its_policy_lets_nothing_run_but_its_own_script(
+async def test_the_policy_of_the_page_lets_nothing_run_but_its_own_script(
     client: httpx.AsyncClient,
 ) -> None:
-    answer = await client.get("/console")
+    answer = await client.get("/console", headers=AUTHORISED)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     rules = dict(
@@ -85,6 +85,48 @@ async def test_the_page_is_open_and_its_policy_lets_nothing_run_but_its_own_scri
     assert rules["connect-src"] == "'self'"
     assert {rules[name] for name in ("base-uri", "form-action", "frame-ancestors")} == {"'none'"}
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def basic(text: bytes) -> str:
+    return f"Basic {base64.b64encode(text).decode()}"
+
+
+@pytest.mark.parametrize("name", [b"", b"anybody", "Größe".encode()])
+async def test_the_token_as_a_password_opens_the_page_to_any_name(
+    client: httpx.AsyncClient, name: bytes
+) -> None:
+    headers = {"Authorization": basic(name + b":" + TOKEN.encode())}
+    assert (await client.get("/console", headers=headers)).status_code == 200
+    for method, path in (("GET", "/console/links"), ("POST", "/cycles/short")):
+        assert (await client.request(method, path, headers=headers)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        None,
+        "Basic",
+        "Basic !",
+        "Basic ä",
+        basic(b""),
+        basic(b"anybody"),
+        basic(b"anybody:"),
+        basic(b"\xff:\xff"),
+        basic(TOKEN.encode()),
+        basic(TOKEN.encode() + b":"),
+        f"Basic {TOKEN}",
+    ],
+)
+async def test_whoever_is_refused_the_page_is_asked_for_the_token_by_the_browser(
+    client: httpx.AsyncClient, sent: str | None
+) -> None:
+    headers = {} if sent is None else {"Authorization": sent.encode("latin-1")}
+    answer = await client.get("/console", headers=headers)  # type: ignore[arg-type]
+    assert answer.status_code == 401
+    assert answer.headers.get_list("www-authenticate") == [
+        'Basic realm="mntrading", charset="UTF-8"'
+    ]
+    assert "as the password, with any name" in answer.json()["detail"]
 
 
 def test_a_second_script_of_the_page_has_no_policy() -> None:

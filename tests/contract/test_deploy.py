@@ -146,6 +146,26 @@ def test_the_bucket_is_made_with_the_store_and_only_the_upload_meets_it() -> Non
         assert all(key in script for key in keys)
 
 
+def test_mlflow_keeps_its_files_in_the_bucket_where_that_is_asked_for() -> None:
+    moved = load(PROJECT / "docker-compose.store.yml")["services"]
+    assert moved.keys() == {"mlflow"}
+    mlflow, upload = moved["mlflow"], CONTAINERS["upload"]
+    told = mlflow["environment"]
+    assert told.keys() & environment_of("mlflow").keys() == {"MLFLOW_ARTIFACTS_DESTINATION"}
+    assert not any("artifacts" in word for word in CONTAINERS["mlflow"]["command"])
+    bucket = upload["environment"]["MNT_ARTEFACTS__STORE"]
+    assert told["MLFLOW_ARTIFACTS_DESTINATION"] == f"{bucket}/mlflow"
+    assert told["MLFLOW_S3_ENDPOINT_URL"] == upload["environment"]["MNT_ARTEFACTS__ENDPOINT"]
+    assert mlflow["networks"] == [*CONTAINERS["mlflow"]["networks"], *upload["networks"]]
+    assert mlflow["depends_on"] == upload["depends_on"]
+    keys = [word for word in upload["command"][2].split() if word.startswith("AWS_")]
+    assert len(keys) == 2
+    assert all(key in mlflow["entrypoint"][2] for key in keys)
+    assert mlflow["secrets"] == upload["secrets"]
+    # MLflow's client of S3 is the extra.
+    assert "--extra s3 " in (DEPLOY / "Dockerfile").read_text()
+
+
 # --- settings -----------------------------------------------------------------------------
 
 
@@ -349,6 +369,14 @@ def test_the_alert_rules_pass_their_tests() -> None:
     run_tool("promtool", "test", "rules", DEPLOY / "prometheus" / "rules_test.yml")
 
 
+def test_an_image_has_what_lightgbm_takes_from_the_system() -> None:
+    last_stage = (DEPLOY / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    [installed] = re.findall(r"apt-get install .*", last_stage)
+    assert "libgomp1" in installed.split()
+    assert "--no-install-recommends" in installed
+    assert "rm -rf /var/lib/apt/lists/*" in last_stage
+
+
 def test_the_dockerfile_has_no_finding() -> None:
     run_tool("hadolint", DEPLOY / "Dockerfile")
 
@@ -367,6 +395,14 @@ def test_compose_accepts_the_fleet() -> None:
     run_tool(
         *("docker", "compose", "--profile", "grafana", "--profile", "store"),
         *("--profile", "upload", "config", "--quiet"),
+    )
+
+
+@pytest.mark.usefixtures("_compose")
+def test_compose_accepts_mlflow_in_the_bucket() -> None:
+    run_tool(
+        *("docker", "compose", "-f", "docker-compose.yml", "-f", "docker-compose.store.yml"),
+        *("--profile", "store", "config", "--quiet"),
     )
 
 

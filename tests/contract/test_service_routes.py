@@ -9,6 +9,7 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 
+from shared.access.guard import PAGE
 from shared.bus.consumer import Routes
 from shared.errors import FatalError
 from shared.service import Runtime, create_service
@@ -18,7 +19,6 @@ SERVICES = ("ingest", "screener", "features", "trainer", "signals", "portfolio",
 TOKEN = "the token of the test, which is long enough"
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 OPEN_TO_ALL = {"/health", "/ready", "/metrics"}
-PAGES = {"/console"}
 EXPECTED = {
     "ingest": {"GET /coverage", "POST /backfill"},
     "screener": {"GET /pairs", "POST /screen"},
@@ -76,7 +76,7 @@ class Operation(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        return self.path in OPEN_TO_ALL | PAGES
+        return self.path in OPEN_TO_ALL
 
     @property
     def answer(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ async def test_every_route_but_those_of_health_refuses_without_a_token(
     operations: list[Operation],
 ) -> None:
     guarded = [operation for operation in operations if not operation.is_open]
-    assert len(guarded) == len(operations) - len(OPEN_TO_ALL) * len(SERVICES) - len(PAGES)
+    assert len(guarded) == len(operations) - len(OPEN_TO_ALL) * len(SERVICES)
     for operation in guarded:
         transport = httpx.ASGITransport(app=operation.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -144,6 +144,15 @@ def test_guarded_routes_say_so(operations: list[Operation]) -> None:
         assert ({"401", "403", "429"} <= set(operation.facts["responses"])) is says, operation[2:4]
 
 
+def refuse_to_serve(router: APIRouter, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(_: Runtime) -> Routes:
+        raise AssertionError("it must not come to that")
+
+    monkeypatch.setenv("MNT_DATABASE_URL", "postgresql+asyncpg://mnt@127.0.0.1:1/mnt")
+    with pytest.raises(FatalError, match=fault):
+        create_service("signals", "1", load_settings(), build, router)
+
+
 def test_a_route_that_names_no_scope_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     router = APIRouter()
 
@@ -151,12 +160,17 @@ def test_a_route_that_names_no_scope_is_not_served(monkeypatch: pytest.MonkeyPat
     async def forgotten() -> None:
         pass
 
-    def build(_: Runtime) -> Routes:
-        raise AssertionError("it must not come to that")
+    refuse_to_serve(router, "route /forgotten names no scope", monkeypatch)
 
-    monkeypatch.setenv("MNT_DATABASE_URL", "postgresql+asyncpg://mnt@127.0.0.1:1/mnt")
-    with pytest.raises(FatalError, match="route /forgotten names no scope"):
-        create_service("signals", "1", load_settings(), build, router)
+
+def test_a_route_that_changes_state_takes_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    router = APIRouter()
+
+    @router.post("/forged", dependencies=[PAGE])
+    async def forged() -> None:
+        pass
+
+    refuse_to_serve(router, "route /forged takes a password and changes state", monkeypatch)
 
 
 def test_every_route_has_a_summary_a_description_and_a_documented_answer(

@@ -6,7 +6,7 @@ import itertools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import redis
 from psycopg import sql
 
 from shared.database.migrate import upgrade
+from tests.serving import Record, recording, settings_in_environment
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -121,3 +122,23 @@ def redis_url(fleet_servers: FleetServers) -> str:
     with redis.Redis.from_url(fleet_servers.redis_url) as client:
         client.flushall()
     return fleet_servers.redis_url
+
+
+@pytest.fixture
+def told() -> Sequence[tuple[str, str]]:
+    """Settings of the services of a test; a module that has some defines this anew."""
+    return ()
+
+
+@pytest.fixture
+async def record(
+    tmp_path: Path,
+    database_url: str,
+    redis_url: str,
+    told: Sequence[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Record]:
+    """Open an empty record, which services of the test start on with its settings."""
+    settings_in_environment(monkeypatch, tmp_path, database_url, redis_url, told)
+    async with recording(database_url, redis_url) as opened:
+        yield opened

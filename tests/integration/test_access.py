@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -25,15 +26,15 @@ from shared.service import ServedBy, create_service
 from shared.settings import load_settings
 from tests.serving import (
     AUTHORISED,
+    TOKEN,
     Record,
-    recording,
     serving,
-    settings_in_environment,
 )
 from tests.support import eventually_async
 
 FLEET = ("ingest", "screener", "features", "trainer", "signals", "portfolio", "executor")
-OPEN = {"/health", "/ready", "/metrics", "/console"}
+OPEN = {"/health", "/ready", "/metrics"}
+PAGES = {"/console"}
 YEAR = timedelta(days=365)
 
 
@@ -41,14 +42,18 @@ def bearing(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
+def as_password(token: str) -> dict[str, str]:
+    sent = base64.b64encode(f"anybody:{token}".encode()).decode()
+    return {"Authorization": f"Basic {sent}"}
+
+
+CARRIERS = {"token": bearing, "password": as_password}
+"""Ways to send a token, by the names that documents give them."""
+
+
 @pytest.fixture
-async def record(
-    tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Record]:
-    settings = [("MNT_FOLLOW__ENABLED", "false")]
-    settings_in_environment(monkeypatch, tmp_path, database_url, redis_url, settings)
-    async with recording(database_url, redis_url) as opened:
-        yield opened
+def told() -> list[tuple[str, str]]:
+    return [("MNT_FOLLOW__ENABLED", "false")]
 
 
 async def token_with(record: Record, *scopes: Scope, label: str | None = None) -> str:
@@ -92,40 +97,51 @@ async def test_every_route_refuses_whoever_has_no_token_in_force_with_its_scope(
         assert len(operations) >= 7
 
         async def status(method: str, path: str, headers: Mapping[str, str]) -> int:
-            answer = await served.client.request(method, path, headers=headers)
-            assert answer.json()["detail"]
+            answer = await served.client.request(method, path, headers=headers, content=b"{")
+            if answer.is_error:
+                assert answer.json()["detail"]
             return answer.status_code
 
-        for method, path, _ in operations:
+        ours = alone["read"]
+        not_ours = [
+            expired,
+            revoked,
+            ours[:-1] + ("a" if ours[-1] != "a" else "b"),
+            ours.swapcase(),
+            "",
+        ]
+        for method, path, facts in operations:
             if path in OPEN:
                 assert (await served.client.request(method, path)).status_code == 200
                 continue
-            ours = alone["read"]
-            refused: list[dict[str, str]] = [
-                {},
-                bearing(expired),
-                bearing(revoked),
-                bearing(ours[:-1] + ("a" if ours[-1] != "a" else "b")),
-                bearing(ours.swapcase()),
-                {"Authorization": f"Basic {ours}"},
-                {"Authorization": ours},
-            ]
+            refused = [{}, {"Authorization": f"Basic {ours}"}, {"Authorization": ours}]
+            carriers = {name for each in facts["security"] for name in each}
+            assert carriers == (CARRIERS.keys() if path in PAGES else {"token"}), path
+            for name, carried in CARRIERS.items():
+                if name not in carriers:
+                    refused += [carried(token) for token in (*alone.values(), *not_ours)]
+                    continue
+                refused += [carried(token) for token in not_ours]
+                # Each route opens to one scope alone, whichever it declares.
+                statuses = {
+                    scope: await status(method, path, carried(alone[scope])) for scope in SCOPES
+                }
+                assert 401 not in statuses.values(), (method, path, name)
+                allowing = [scope for scope, code in statuses.items() if code != 403]
+                assert len(allowing) == 1, (method, path, name, allowing)
+                is_look = method == "GET" or path == "/predict"
+                assert (allowing[0] == "read") is is_look, (method, path, name)
             for headers in refused:
                 assert await status(method, path, headers) == 401, (method, path, headers)
-            # Each route opens to one scope alone, whichever it declares.
-            allowing = [
-                scope
-                for scope in SCOPES
-                if (
-                    await served.client.request(
-                        method, path, headers=bearing(alone[scope]), content=b"{"
-                    )
-                ).status_code
-                != 403
-            ]
-            needed = "read" if method == "GET" or path == "/predict" else None
-            assert len(allowing) == 1, (method, path, allowing)
-            assert (allowing[0] == "read") is (needed == "read"), (method, path)
+
+
+async def test_wrong_passwords_lock_an_address_out_like_wrong_tokens(record: Record) -> None:
+    async with serving("trainer") as served:
+        for number in range(lock_out.FAILURES):
+            answer = await served.client.get("/console", headers=as_password(f"guess {number}"))
+            assert answer.status_code == 401
+        answer = await served.client.get("/console", headers=as_password(TOKEN))
+        assert (answer.status_code, "Retry-After" in answer.headers) == (429, True)
 
 
 # --- a service made for the purpose -------------------------------------------------------

@@ -32,24 +32,46 @@ PORT = re.compile(r"ws://127\.0\.0\.1:(\d+)/")
 
 
 class Page:
-    """A page of a headless browser, spoken to by its debugging protocol."""
+    """A page of a headless browser, spoken to by its debugging protocol.
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    Its person answers with the passwords, one after the other, when the browser asks for one, and
+    cancels when there is none left.
+    """
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, passwords: list[str]) -> None:
         self._socket = socket
+        self._passwords = passwords
         self._n_sent = 0
         self.complaints: list[str] = []
 
     async def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command and return its result; what the page logs meanwhile is kept."""
-        self._n_sent += 1
-        await self._socket.send_json({"id": self._n_sent, "method": method, "params": parameters})
+        sent = await self._post(method, parameters)
         while True:
             message = await self._socket.receive_json(timeout=30)
-            if message.get("method") in {"Log.entryAdded", "Runtime.exceptionThrown"}:
-                self.complaints.append(json.dumps(message["params"]))
-            if message.get("id") == self._n_sent:
+            event, told = message.get("method"), message.get("params", {})
+            if event in {"Log.entryAdded", "Runtime.exceptionThrown"}:
+                self.complaints.append(json.dumps(told))
+            elif event == "Fetch.requestPaused":
+                await self._post("Fetch.continueRequest", {"requestId": told["requestId"]})
+            elif event == "Fetch.authRequired":
+                assert told["authChallenge"]["realm"] == "mntrading"
+                answer = {"requestId": told["requestId"], "authChallengeResponse": self._answer()}
+                await self._post("Fetch.continueWithAuth", answer)
+            if message.get("id") == sent:
                 result: dict[str, Any] = message["result"]
                 return result
+
+    async def _post(self, method: str, parameters: dict[str, Any]) -> int:
+        self._n_sent += 1
+        await self._socket.send_json({"id": self._n_sent, "method": method, "params": parameters})
+        return self._n_sent
+
+    def _answer(self) -> dict[str, str]:
+        if not self._passwords:
+            return {"response": "CancelAuth"}
+        password = self._passwords.pop(0)
+        return {"response": "ProvideCredentials", "username": "me", "password": password}
 
     async def evaluate(self, script: str) -> Any:
         """Return the value of an expression in the page."""
@@ -61,8 +83,8 @@ class Page:
 
 
 @asynccontextmanager
-async def browsing(url: str, profile: Path) -> AsyncIterator[Page]:
-    """Open a page in a browser of its own."""
+async def browsing(url: str, profile: Path, passwords: list[str]) -> AsyncIterator[Page]:
+    """Open a page in a browser of its own, whose person knows passwords."""
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("chromium is not installed")
@@ -83,9 +105,10 @@ async def browsing(url: str, profile: Path) -> AsyncIterator[Page]:
             async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
                 [tab] = [each for each in await answer.json() if each["type"] == "page"]
             async with session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as opened:
-                page = Page(opened)
+                page = Page(opened, passwords)
                 for domain in ("Page", "Runtime", "Log"):
                     await page.send(f"{domain}.enable")
+                await page.send("Fetch.enable", handleAuthRequests=True)
                 await page.send("Page.navigate", url=url)
                 yield page
     finally:
@@ -141,38 +164,59 @@ def write_cycle(home: Path) -> None:
     (folder / "log.txt").write_text(f"1/9 screening {HOSTILE}\n")
 
 
+async def says(page: Page, words: str) -> None:
+    """Wait until a page shows some words."""
+
+    async def is_there() -> bool:
+        text = await page.evaluate("document.body.innerText")
+        assert words in text
+        return True
+
+    await eventually_async(is_there)
+
+
+async def test_a_person_without_a_token_sees_a_refusal_in_place_of_the_page(
+    tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings_in_environment(monkeypatch, tmp_path, database_url, redis_url)
+    async with (
+        listening() as url,
+        browsing(f"{url}/console", tmp_path / "browser", ["guess", "x" + TOKEN]) as page,
+    ):
+        await says(page, "the token is not known here")
+        assert await page.evaluate("document.getElementById('token')") is None
+
+
 async def test_a_person_sees_cycles_curve_and_report_and_what_is_hostile_stays_text(
     tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     links = [("MNT_CONSOLE__LINKS", '{"signals": "http://127.0.0.1:8005/docs"}')]
     settings_in_environment(monkeypatch, tmp_path, database_url, redis_url, links)
     write_cycle(tmp_path)
-    async with listening() as url, browsing(f"{url}/console", tmp_path / "browser") as page:
-
-        async def says(words: str) -> None:
-            async def is_there() -> bool:
-                text = await page.evaluate("document.body.innerText")
-                assert words in text
-                return True
-
-            await eventually_async(is_there)
-
-        await says("Paste a token")
+    async with (
+        listening() as url,
+        browsing(f"{url}/console", tmp_path / "browser", ["guess", TOKEN]) as page,
+    ):
+        await says(page, "Paste a token")
         await page.evaluate("document.getElementById('short').click()")
-        await says("Paste a token first")
+        await says(page, "Paste a token first")
+        # What the browser sends by itself starts nothing: any site could make it do so.
+        assert await page.evaluate("fetch('/console').then(answer => answer.status)") == 200
+        forged = "fetch('/cycles/short', {method: 'POST'}).then(answer => answer.status)"
+        assert await page.evaluate(forged) == 401
         await page.evaluate(f"document.getElementById('token').value = {json.dumps('x' + TOKEN)}")
         await page.evaluate("document.getElementById('load').click()")
-        await says("401: the token is not known here")
+        await says(page, "401: the token is not known here")
         assert await page.evaluate("document.querySelectorAll('#cycles tr').length") == 0
         await page.evaluate(f"document.getElementById('token').value = {json.dumps(TOKEN)}")
         await page.evaluate("document.getElementById('load').click()")
-        await says("Cycles: 1, the newest first")
+        await says(page, "Cycles: 1, the newest first")
         await page.evaluate("document.querySelector('#cycles button').click()")
-        await says("Equity over the test")
-        await says(f"{HOSTILE} is 0.2, needed >= 1")
+        await says(page, "Equity over the test")
+        await says(page, f"{HOSTILE} is 0.2, needed >= 1")
         assert await page.evaluate("document.querySelectorAll('#curve polyline').length") == 2
         await page.evaluate("document.getElementById('full').click()")
-        await says("409: the record holds no bar of 1h")
+        await says(page, "409: the record holds no bar of 1h")
         assert await page.evaluate("document.querySelectorAll('img').length") == 0
         assert await page.evaluate("document.title") == "mntrading console"
         # Nothing else was refused, by the service or by the page's own policy.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
+from services.trainer import training
+from shared.backtest.candidates import Candidate, search_candidate
 from shared.database.tables import bars, fills, instruments, orders, trading_states
+from shared.errors import DataError
 from tests.feature_history import at, publish_history
-from tests.serving import Record, recording, serving, settings_in_environment
+from tests.serving import Record, serving
 
 # MLflow's own mappers use a SQLAlchemy loader strategy that 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -20,16 +22,11 @@ SYMBOL = "S/USDT"
 
 
 @pytest.fixture
-async def record(
-    tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Record]:
-    settings = [
+def told() -> list[tuple[str, str]]:
+    return [
         ("MNT_TRAINER__MIN_SAMPLES", "20"),
         ("MNT_TRAINER__FAMILIES", "logistic_regression"),
     ]
-    settings_in_environment(monkeypatch, tmp_path, database_url, redis_url, settings)
-    async with recording(database_url, redis_url) as opened:
-        yield opened
 
 
 async def fill(record: Record, number: int, price_ticks: int) -> None:
@@ -168,3 +165,30 @@ async def test_trainings_follow_the_roster_drift_and_the_age_of_the_champion_but
         (stamp(93), "record"),  # nine closes after a training
     ]
     assert 'mnt_trainer_trainings_total{occasion="age",outcome="model"} 1.0' in exposed
+
+
+async def test_what_was_tried_stays_on_the_ledger_where_a_training_asked_for_makes_no_model(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = "model family 'lightgbm' cannot be loaded"
+
+    def search(family: str, *given: Any, **named: Any) -> Candidate:
+        if family == "lightgbm":
+            raise DataError(fault)
+        return search_candidate(family, *given, **named)
+
+    monkeypatch.setattr(training, "search_candidate", search)
+    monkeypatch.setenv("MNT_TRAINER__FAMILIES", "logistic_regression,lightgbm")
+    async with serving("trainer") as trainer:
+        await publish_history(record, range(1, 101))
+        await record.is_handled("trainer")
+        assert await trainer.refusal("POST", "/train") == (409, fault)
+        [found] = await trainer.get("/trainings")
+        exposed = (await trainer.client.get("/metrics")).text
+    assert (found["closes_at"], found["occasion"]) == (stamp(100), "request")
+    assert (found["sha256"], found["fault"]) == (None, fault)
+    assert 'mnt_trainer_trainings_total{occasion="request",outcome="no_model"} 1.0' in exposed
+    assert await record.rows("SELECT subject, count(*) FROM trials GROUP BY 1") == [
+        ("logistic_regression/z_threshold", 1)
+    ]
+    assert await record.rows("SELECT sha256 FROM models") == []

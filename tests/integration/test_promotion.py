@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from shared.quant.bootstrap import SharpeInterval
 from shared.quant.gates import BacktestEvidence
 from shared.quant.performance import performance
 from tests.feature_history import at, computed, publish_history
-from tests.serving import Record, Served, recording, serving, settings_in_environment
+from tests.serving import Record, Served, serving
 from tests.support import eventually_async
 
 # MLflow's own mappers use a SQLAlchemy loader strategy that 2.1 deprecates.
@@ -30,18 +28,13 @@ N_SHADOW_CLOSES = 4
 
 
 @pytest.fixture
-async def record(
-    tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Record]:
-    settings = [
+def told() -> list[tuple[str, str]]:
+    return [
         ("MNT_TRAINER__MIN_SAMPLES", "20"),
         ("MNT_TRAINER__FAMILIES", "logistic_regression,lightgbm"),
         ("MNT_TRAINER__GATES__SHADOW_CLOSES_MIN", str(N_SHADOW_CLOSES)),
         ("MNT_SIGNALS__PROBABILITY_THRESHOLD", "0.0"),
     ]
-    settings_in_environment(monkeypatch, tmp_path, database_url, redis_url, settings)
-    async with recording(database_url, redis_url) as opened:
-        yield opened
 
 
 async def close(record: Record, number: int) -> None:

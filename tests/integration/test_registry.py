@@ -3,12 +3,14 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shared.errors import PermanentError, StoreError
 from shared.registry import ModelRegistry, RegisteredVersion
+from tests.stub_store import StubStore, serving_store
 
 # MLflow's own mappers use a SQLAlchemy loader strategy that 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -163,6 +165,48 @@ def test_a_server_that_does_not_answer_is_an_outage(
     registry = ModelRegistry("http://127.0.0.1:1", "mlflow-artifacts:/")
     with pytest.raises(StoreError, match="cannot look up pairs"):
         registry.load("pairs", sha256_of(MODEL))
+
+
+# --- artifacts in S3 ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubStore]:
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-the-test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-the-test")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with serving_store("artefacts") as stub:
+        monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", stub.url)
+        yield stub
+
+
+def test_a_model_is_kept_in_a_bucket_and_loaded_from_it(bucket: StubStore, tmp_path: Path) -> None:
+    pytest.importorskip("boto3", reason="boto3 is not installed: uv sync --extra s3")
+    registry = ModelRegistry(f"sqlite:///{tmp_path}/mlflow.db", "s3://artefacts/mlflow")
+    version = register(registry, "in_a_bucket")
+    kept = f"artefacts/mlflow/{version.run_id}/artifacts/model.json"
+    assert bucket.objects == {kept: MODEL}
+    assert registry.load("in_a_bucket", version.sha256) == MODEL
+    bucket.objects[kept] = b"tampered"
+    with pytest.raises(PermanentError, match="the stored model was changed"):
+        registry.load("in_a_bucket", version.sha256)
+    bucket.is_refusing = True
+    with pytest.raises(StoreError, match="load version 1 of in_a_bucket"):
+        registry.load("in_a_bucket", version.sha256)
+    with pytest.raises(StoreError, match=r"log a training.*storage at fault.*AccessDenied"):
+        register(registry, "in_a_bucket", b"another")
+
+
+def test_without_its_client_a_bucket_is_refused_with_the_remedy(
+    bucket: StubStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    registry = ModelRegistry(f"sqlite:///{tmp_path}/mlflow.db", "s3://artefacts/mlflow")
+    with pytest.raises(PermanentError, match="uv sync --extra s3"):
+        register(registry, "without_a_client")
+    assert bucket.written == []
 
 
 def test_importing_the_registry_does_not_import_mlflow() -> None:

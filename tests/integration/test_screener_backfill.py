@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 
 from shared.database.tables import bars
 from shared.events.ingest import Bar, BarsClosed
-from tests.serving import Record, recording, serving, settings_in_environment
+from tests.serving import Record, serving
 
 WINDOW = 200
 START = datetime.fromisoformat("2024-01-01T00:00:00+00:00")
@@ -23,13 +22,8 @@ CLOSES = {
 
 
 @pytest.fixture
-async def record(
-    tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Record]:
-    settings = [("MNT_SCREENER__WINDOW_BARS", str(WINDOW)), ("MNT_SCREENER__METHOD", "p_value")]
-    settings_in_environment(monkeypatch, tmp_path, database_url, redis_url, settings)
-    async with recording(database_url, redis_url) as opened:
-        yield opened
+def told() -> list[tuple[str, str]]:
+    return [("MNT_SCREENER__WINDOW_BARS", str(WINDOW)), ("MNT_SCREENER__METHOD", "p_value")]
 
 
 def bar_of(symbol: str, hour: int) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -32,7 +31,7 @@ from shared.events.executor import PositionsChanged, PositionStatus
 from shared.events.features import FeatureRow, FeaturesComputed
 from shared.events.signals import Mark, Signal, SignalsRaised
 from shared.sleeves.pairs.features import FeatureSettings, feature_names
-from tests.serving import Record, Served, recording, serving, settings_in_environment
+from tests.serving import Record, Served, serving
 
 # MLflow's own mappers use a SQLAlchemy loader strategy that 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -55,10 +54,8 @@ def spelled(instant: datetime) -> str:
 
 
 @pytest.fixture
-async def record(
-    tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Record]:
-    settings = [
+def told() -> list[tuple[str, str]]:
+    return [
         ("MNT_SCREENER__WINDOW_BARS", "200"),
         ("MNT_SCREENER__METHOD", "p_value"),
         ("MNT_SCREENER__LEVEL", "0.05"),
@@ -69,9 +66,6 @@ async def record(
         ("MNT_TRAINER__FAMILIES", "logistic_regression"),
         ("MNT_SIGNALS__PROBABILITY_THRESHOLD", "0.0"),
     ]
-    settings_in_environment(monkeypatch, tmp_path, database_url, redis_url, settings)
-    async with recording(database_url, redis_url) as opened:
-        yield opened
 
 
 async def put_instruments(record: Record) -> None:

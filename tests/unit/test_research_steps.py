@@ -331,7 +331,8 @@ def test_what_is_in_production_gives_signals_and_they_give_orders(
 def test_a_signal_names_the_mlflow_run_of_its_model_where_it_was_logged(
     production: tuple[Path, Path], market: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    from cli.research.tracking import NAME, registry_at
+    from cli.research.tracking import NAME
+    from shared.registry import open_registry
 
     registry, cycle = production
     frozen, signals = tmp_path / "production_map.json", tmp_path / "signals.jsonl"
@@ -356,7 +357,7 @@ def test_a_signal_names_the_mlflow_run_of_its_model_where_it_was_logged(
     assert run(*promote, *tracked)["mlflow_runs"] == {sha256: run_id}
     assert run(*infer, *tracked)["is_new"] is True
     assert runs_of_lines() == {run_id}
-    recipe = json.loads(registry_at(uri, tmp_path).load(NAME, sha256))
+    recipe = json.loads(open_registry(tmp_path, uri, None).load(NAME, sha256))
     assert recipe["family"] == "logistic_regression"
     run(*infer)
     assert runs_of_lines() == {None}

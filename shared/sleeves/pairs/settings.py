@@ -47,8 +47,8 @@ class TrainerSettings(BaseModel, frozen=True, extra="forbid"):
         training and test.
     families
         Model families that every training fits, with commas between; the best becomes
-        challenger. `lightgbm` needs a library of the system, which the images do not have;
-        `xgboost` and `catboost` need the extra `boosting`.
+        challenger. `lightgbm` needs the system's libgomp, which the images have; `xgboost` and
+        `catboost` need the extra `boosting`.
     n_trials
         Choices of parameters tried for each, its defaults first. All are on the ledger.
     calibration, seed
