@@ -56,6 +56,9 @@ _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 _KEY_HOLDERS = frozenset({"executor"})
 
+_GARBAGE_THRESHOLD = 50_000
+"""New objects before they are looked through: a close makes thousands, and they go with it."""
+
 T = TypeVar("T")
 
 logger = structlog.get_logger()
@@ -425,6 +428,7 @@ def serve(application: str) -> None:
     # What has been imported stays: without this a collection looks through all of it, and the
     # close that is being handled waits for it.
     gc.freeze()
+    gc.set_threshold(_GARBAGE_THRESHOLD)
     try:
         uvicorn.run(
             application,
