@@ -20,7 +20,6 @@ from shared.book.instrument import Instrument
 from shared.book.orders import OrderState, Side, advance_order
 from shared.book.positions import apply_execution
 from shared.bus.consumer import Consumer, UnitOfWork
-from shared.database.engine import insert_rows
 
 Bug = Callable[[], contextlib.AbstractContextManager[Any]]
 BUGS: dict[str, Bug] = {}
@@ -227,10 +226,10 @@ def _forget_orders_in_flight_at_a_restart() -> Iterator[None]:
 
 @_bug
 def _trade_a_replayed_event_again() -> Iterator[None]:
-    async def as_it_is(self: Executor, requested: Any, unit: UnitOfWork) -> Any:
+    def as_it_is(requested: Any, repeated: Any) -> Any:
         return requested
 
-    with patch.object(Executor, "_without_repeats", as_it_is):
+    with patch.object(handlers, "_without", as_it_is):
         yield
 
 
@@ -242,10 +241,7 @@ def _open_while_halted() -> Iterator[None]:
 
 @_bug
 def _ignore_the_limits() -> Iterator[None]:
-    async def none(self: Executor, *_: Any) -> None:
-        return None
-
-    with patch.object(Executor, "_guard", none):
+    with patch.object(Executor, "_guard", lambda *_: None):
         yield
 
 
@@ -288,9 +284,10 @@ def _book_prices_a_tick_off() -> Iterator[None]:
 
 @_bug
 def _record_no_positions() -> Iterator[None]:
-    async def all_but_positions(connection: Any, table: Any, rows: Any, **named: Any) -> None:
-        if table.name != "pair_positions":
-            await insert_rows(connection, table, rows, **named)
+    record = store.settlement_rows
 
-    with patch.object(store, "insert_rows", all_but_positions):
+    def all_but_positions(*arguments: Any) -> Any:
+        return [each for each in record(*arguments) if each.table.name != "pair_positions"]
+
+    with patch.object(store, "settlement_rows", all_but_positions):
         yield
