@@ -138,7 +138,7 @@ def measure_backtest(
     n_trials
         Trials ever made on this history, by the ledger: at least K.
     variance_of_trials
-        Variance of their Sharpe ratios per period, as the ledger tells it.
+        Variance that luck gives their Sharpe ratios per period, as the ledger tells it.
     is_out_of_sample
         Whether no bar behind the returns took part in choosing what was traded.
     periods_per_year

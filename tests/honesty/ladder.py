@@ -122,7 +122,7 @@ class Finding:
     z_sharpe
         Annual, of the z rule over the test.
     n_trials, variance_of_trials
-        Of the ledger.
+        What deflated the candidate's Sharpe ratio, by the ledger; no variance without one.
     """
 
     rung: str
@@ -134,7 +134,7 @@ class Finding:
     returns: Float1D
     z_sharpe: float
     n_trials: int
-    variance_of_trials: float
+    variance_of_trials: float | None
 
     @property
     def sharpe(self) -> float:
@@ -186,7 +186,9 @@ def finding(rung: str, seed: int, cycle: Cycle, ledger: TrialLedger) -> Finding:
         returns=returns,
         z_sharpe=sharpe_of(cycle.z_track.returns),
         n_trials=ledger.n_trials,
-        variance_of_trials=ledger.variance_of_sharpe_ratios(len(cycle.z_track.returns)),
+        variance_of_trials=(
+            None if column is None else ledger.variance_beside(column.trial, len(returns))
+        ),
     )
 
 

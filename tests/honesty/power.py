@@ -74,7 +74,7 @@ def measure_power(annual_sharpe: float, n_days: int, n_trials: int, n_seeds: int
             rng=rng,
         )
         deflated = deflated_sharpe_ratio(
-            track_record(columns[:, 0]), n_trials, ledger.variance_of_sharpe_ratios(n_days)
+            track_record(columns[:, 0]), n_trials, ledger.variance_beside(ledger.trials[0], n_days)
         )
         for n, each in enumerate((evidence, replace(evidence, deflated_sharpe=deflated))):
             passed[n] += are_passed(judge(each, None, settings), BACKTEST_GATES)
