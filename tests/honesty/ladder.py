@@ -17,7 +17,8 @@ from rich.progress import Progress
 
 from cli.cycle.pipeline import Cycle, cycle_of_market
 from cli.cycle.request import CycleRequest
-from shared.quant.gates import GateSettings, power_of_gates
+from shared.quant.gate_power import power_of_gates
+from shared.quant.gate_settings import GateSettings
 from shared.quant.sharpe_ratio import track_record
 from shared.quant.trials import TrialLedger
 from shared.quant.typing import Float1D
@@ -123,6 +124,8 @@ class Finding:
         Annual, of the z rule over the test.
     n_trials, variance_of_trials
         What deflated the candidate's Sharpe ratio, by the ledger; no variance without one.
+    n_models
+        Models compared for overfitting.
     """
 
     rung: str
@@ -135,6 +138,7 @@ class Finding:
     z_sharpe: float
     n_trials: int
     variance_of_trials: float | None
+    n_models: int
 
     @property
     def sharpe(self) -> float:
@@ -189,6 +193,7 @@ def finding(rung: str, seed: int, cycle: Cycle, ledger: TrialLedger) -> Finding:
         variance_of_trials=(
             None if column is None else ledger.variance_beside(column.trial, len(returns))
         ),
+        n_models=len(cycle.columns),
     )
 
 
@@ -243,9 +248,9 @@ class Share:
         and the mean of the z rule's.
     promoted
         Share of markets.
-    analytic, analytic_of_ledger
-        Mean power of the gates of the Sharpe ratio at that value, where trials differ by luck
-        alone and as the ledgers measured.
+    analytic
+        Mean power of the gates at that value, with the variance that each ledger measured and
+        the other models and the z rule without skill.
     refusals
         How often each gate refused.
     """
@@ -254,7 +259,6 @@ class Share:
     z_sharpe: float
     promoted: float
     analytic: float
-    analytic_of_ledger: float
     refusals: Mapping[str, int]
 
 
@@ -263,13 +267,14 @@ def share_of(findings: Sequence[Finding]) -> Share:
     reached = [each for each in findings if each.has_candidate]
     sharpe = sharpe_of(np.concatenate([each.returns for each in reached]))
 
-    def power(each: Finding, variance: float | None) -> float:
+    def power(each: Finding) -> float:
         return power_of_gates(
             sharpe,
             n_returns=len(each.returns),
             periods_per_year=365,
             n_trials=each.n_trials,
-            variance_of_trials=variance,
+            n_models=each.n_models,
+            variance_of_trials=each.variance_of_trials,
             settings=GateSettings(),
         )
 
@@ -277,9 +282,6 @@ def share_of(findings: Sequence[Finding]) -> Share:
         sharpe=sharpe,
         z_sharpe=float(np.mean([each.z_sharpe for each in reached])),
         promoted=float(np.mean([each.is_promoted for each in findings])),
-        analytic=float(np.mean([power(each, None) for each in reached])),
-        analytic_of_ledger=float(
-            np.mean([power(each, each.variance_of_trials) for each in reached])
-        ),
+        analytic=float(np.mean([power(each) for each in reached])),
         refusals=Counter(gate for each in reached for gate in each.refused_by),
     )
