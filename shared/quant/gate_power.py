@@ -55,7 +55,7 @@ def power_of_gates(
     Raises
     ------
     DataError
-        If there are fewer than three returns, a number is not positive, or more is compared than
+        If there are fewer than three returns, a number is out of bounds, or more is compared than
         was tried.
 
     Notes
@@ -93,38 +93,38 @@ def power_of_gates(
             f"{n_models} models, the z rule and doing nothing of {n_trials} trials: compare at "
             "least one model, and count all of them as trials"
         )
+    if variance_of_trials is not None and not 0 <= variance_of_trials < math.inf:
+        raise DataError(
+            f"variance {variance_of_trials} of Sharpe ratios: give a finite one of at least 0"
+        )
     luck = 1 / (n_returns - 1)
+    variance = np.array([luck if variance_of_trials is None else variance_of_trials])
+    best_of_luck = expected_maximum_sharpe(n_trials, 1.0)
+    least = settings.sharpe_min / math.sqrt(periods_per_year)
     true = annual_sharpe / math.sqrt(periods_per_year)
     deviation = math.sqrt((1 + true**2 / 2) * luck)
-    least = settings.sharpe_min / math.sqrt(periods_per_year)
-    quantile = float(ndtri(settings.deflated_sharpe_min))
-    best_of_luck = expected_maximum_sharpe(n_trials, 1.0)
     if n_models is None:
-        benchmark = best_of_luck * math.sqrt(
-            luck if variance_of_trials is None else variance_of_trials
-        )
-        needed = np.maximum(_significant(np.array([benchmark]), quantile, n_returns), least)
-        return float(ndtr((true - needed[0]) / deviation))
+        needed = _significant(best_of_luck * np.sqrt(variance), n_returns, settings)
+        return float(ndtr((true - max(needed[0], least)) / deviation))
     rng = np.random.default_rng(_SEED)
     ratios = rng.normal(0, math.sqrt(luck), (_N_BACKTESTS, n_models + 2))
     # At even quantiles, so that its own part of the integral has no error of sampling.
     ratios[:, 0] = true + deviation * ndtri((rng.permutation(_N_BACKTESTS) + 0.5) / _N_BACKTESTS)
     ratios[:, -1] = 0.0
     if variance_of_trials is None:
-        measured = np.maximum(ratios[:, 1:].var(axis=1, ddof=1), luck)
-    else:
-        measured = np.full(_N_BACKTESTS, variance_of_trials)
-    needed = np.maximum(_significant(best_of_luck * np.sqrt(measured), quantile, n_returns), least)
-    is_passed = (ratios[:, 0] >= needed) & (ratios[:, 0] > ratios[:, -2])
+        variance = np.maximum(ratios[:, 1:].var(axis=1, ddof=1), luck)
+    needed = _significant(best_of_luck * np.sqrt(variance), n_returns, settings)
+    candidate, z_rule = ratios[:, 0], ratios[:, -2]
+    is_passed = (candidate >= np.maximum(needed, least)) & (candidate > z_rule)
     overfitting = expected_overfitting(ratios[is_passed], n_returns, rng)
     return float((overfitting <= settings.overfitting_max).sum() / _N_BACKTESTS)
 
 
-def _significant(benchmark: Float1D, quantile: float, n_returns: int) -> Float1D:
-    """Return the least Sharpe ratio that is significantly above each benchmark."""
+def _significant(benchmark: Float1D, n_returns: int, settings: GateSettings) -> Float1D:
+    """Return the least Sharpe ratios that are significantly above benchmarks."""
     # (s - b) sqrt(n - 1) / sqrt(1 + s^2 / 2) >= z from the greater root of
     # (1 - u / 2) s^2 - 2 b s + b^2 - u = 0 on, u = z^2 / (n - 1).
-    u = quantile**2 / (n_returns - 1)
+    u = float(ndtri(settings.deflated_sharpe_min)) ** 2 / (n_returns - 1)
     if u >= 2:
         return np.full(len(benchmark), np.inf)
     leading = 1 - u / 2

@@ -134,7 +134,7 @@ def measure_backtest(
     trial_returns : ndarray of float64, shape (T, K)
         Returns of the trials that the candidate was selected from, itself among them.
     n_trials
-        Trials ever made on this history, by the ledger: at least K.
+        Trials ever made, by the ledger: at least K.
     variance_of_trials
         Variance that luck gives their Sharpe ratios per period, as the ledger tells it.
     is_out_of_sample

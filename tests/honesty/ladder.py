@@ -85,12 +85,15 @@ class Edge:
         there is to know.
     test_days
         Length of the test, after 150 days to learn from.
+    n_markets
+        Markets of it that `make honesty` runs.
     """
 
     half_life_bars: float
     spread_std: float
     is_told: bool = True
     test_days: int = 150
+    n_markets: int = 20
 
 
 EDGES = {
@@ -98,7 +101,7 @@ EDGES = {
     "told, half-life 2 h, strong": Edge(2, 0.006),
     "told, half-life 2 h, weak": Edge(2, 0.003),
     "told, half-life 4 h, strong": Edge(4, 0.008),
-    "told, half-life 2 h, a year": Edge(2, 0.004, test_days=365),
+    "told, half-life 2 h, a year": Edge(2, 0.004, test_days=365, n_markets=60),
 }
 # From two deviations to a half of one, over two legs: half of what a trade costs.
 EATEN = Edge(6, COST_OF_A_TRADE / 0.75 / 2, is_told=False, test_days=60)

@@ -143,7 +143,7 @@ def test_the_gates_have_the_power_that_is_computed() -> None:
 # --- the full form ------------------------------------------------------------------------------
 
 MARKETS_OF_A_NULL = 100
-MARKETS_OF_AN_EDGE = 20
+MARKETS_WITH_COSTS_OR_DEATH = 20
 SEEDS_OF_A_POWER = 1000
 N_PROCESSES = 2
 
@@ -186,18 +186,21 @@ def test_an_edge_is_promoted_as_often_as_all_gates_allow(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with capsys.disabled():
-        findings = climbed(name, partial(climb_edge, name, edge=EDGES[name]), MARKETS_OF_AN_EDGE)
+        edge = EDGES[name]
+        findings = climbed(name, partial(climb_edge, name, edge=edge), edge.n_markets)
         tell(name, findings)
         share = share_of(findings)
         Console().print(share)
-    # Four standard errors of a share are 0.45.
+    # Four standard errors of a share of twenty are 0.45.
     assert share.promoted <= share.analytic + 0.45
 
 
 @pytest.mark.honesty
 def test_an_edge_that_costs_eat_is_never_promoted(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
-        findings = climbed("eaten", partial(climb_edge, "eaten", edge=EATEN), MARKETS_OF_AN_EDGE)
+        findings = climbed(
+            "eaten", partial(climb_edge, "eaten", edge=EATEN), MARKETS_WITH_COSTS_OR_DEATH
+        )
         tell("eaten by costs", findings)
     assert all(each.has_candidate for each in findings)
     assert not any(each.is_promoted for each in findings)
@@ -210,7 +213,7 @@ def test_every_champion_is_rolled_back_within_the_delay(
 ) -> None:
     one = partial(watch_a_dying_edge, half_life_bars=half_life_bars)
     with capsys.disabled():
-        watched = climbed(f"dying, half-life {half_life_bars} h", one, MARKETS_OF_AN_EDGE)
+        watched = climbed(f"dying, half-life {half_life_bars} h", one, MARKETS_WITH_COSTS_OR_DEATH)
         delays = sorted(each.days_to_rollback or np.inf for each in watched)
         n_alive, n_false = (
             sum(getattr(w, name) for w in watched) for name in ("n_alive", "n_false")

@@ -50,6 +50,8 @@ def test_the_power_is_what_a_user_should_know() -> None:
     assert power(90.0, 3, 1, settings=GateSettings(deflated_sharpe_min=0.99)) == 0
     with pytest.raises(DataError, match="2 returns"):
         power(1.0, 2, 1)
+    with pytest.raises(DataError, match="variance -1"):
+        power(1.0, 91, 2, variance_of_trials=-1.0)
 
 
 def test_trials_that_differ_by_more_than_luck_ask_for_more() -> None:
