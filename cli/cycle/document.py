@@ -26,7 +26,8 @@ from shared.backtest.track import (
     symbol_profits,
 )
 from shared.clock import instant_of_ms
-from shared.quant.gates import GateResult, power_of_gates
+from shared.quant.gate_power import power_of_gates
+from shared.quant.gates import GateResult
 from shared.quant.model_validation import importance_stability, permutation_importances
 from shared.quant.performance import drawdowns, performance
 from shared.quant.probability_scores import calibration_curve
@@ -201,6 +202,7 @@ def _power(cycle: Cycle, ledger: LedgerFile) -> dict[str, float]:
             n_returns=len(cycle.z_track.day_ms),
             periods_per_year=DAYS_PER_YEAR,
             n_trials=ledger.n_trials,
+            n_models=len(cycle.columns) or None,
             settings=cycle.strategy.trainer.gates,
         )
         for annual_sharpe in (1.0, 2.0, 3.0, 5.0)

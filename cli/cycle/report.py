@@ -157,8 +157,8 @@ def _evidence_note(document: Document) -> str:
     )
     could = (
         f"With {n_trials} trials on the ledger and a test of "
-        f"{len(document['daily']['at_ms'])} days, a true annual Sharpe ratio passes the Sharpe "
-        f"gates with a probability of {power}."
+        f"{len(document['daily']['at_ms'])} days, a true annual Sharpe ratio passes the gates, "
+        f"drawdown aside, with a probability of {power}."
     )
     if evidence is None:
         return f"There is no candidate, so nothing was measured. {could}"

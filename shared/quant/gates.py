@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from shared.errors import DataError
 from shared.quant.backtest_overfitting import backtest_overfitting
@@ -19,7 +18,6 @@ from shared.quant.gate_settings import GateSettings as GateSettings
 from shared.quant.performance import Performance, performance
 from shared.quant.sharpe_ratio import (
     deflated_sharpe_ratio,
-    expected_maximum_sharpe,
     minimum_backtest_length_years,
     minimum_track_record_length,
     probabilistic_sharpe_ratio,
@@ -136,9 +134,9 @@ def measure_backtest(
     trial_returns : ndarray of float64, shape (T, K)
         Returns of the trials that the candidate was selected from, itself among them.
     n_trials
-        Trials ever made on this history, by the ledger: at least K.
+        Trials ever made, by the ledger: at least K.
     variance_of_trials
-        Variance of their Sharpe ratios per period, as the ledger tells it.
+        Variance that luck gives their Sharpe ratios per period, as the ledger tells it.
     is_out_of_sample
         Whether no bar behind the returns took part in choosing what was traded.
     periods_per_year
@@ -259,77 +257,6 @@ def are_passed(results: Iterable[GateResult], gates: Iterable[str]) -> bool:
     """
     passed = {result.gate for result in results if result.verdict == "passed"}
     return passed.issuperset(gates)
-
-
-def power_of_gates(
-    annual_sharpe: float,
-    *,
-    n_returns: int,
-    periods_per_year: float,
-    n_trials: int,
-    settings: GateSettings,
-    variance_of_trials: float | None = None,
-) -> float:
-    """Return the probability that a true Sharpe ratio passes both gates of the Sharpe ratio.
-
-    Parameters
-    ----------
-    annual_sharpe
-        The true one, net of costs.
-    n_returns, periods_per_year
-        Length of the backtest.
-    n_trials
-        Independent trials made, the others without skill.
-    settings
-        Thresholds.
-    variance_of_trials
-        Variance of their Sharpe ratios per period; by default that of trials without skill,
-        1 / (n_returns - 1). A ledger measures more where trials differ by skill as well.
-
-    Raises
-    ------
-    DataError
-        If there are fewer than three returns or a number is not positive.
-
-    Notes
-    -----
-    For normal returns. The other gates can only lower it.
-
-    Examples
-    --------
-    A Sharpe ratio of 2 over three months, with one trial and with fifty:
-
-    >>> for n_trials in (1, 50):
-    ...     power = power_of_gates(
-    ...         2.0,
-    ...         n_returns=91,
-    ...         periods_per_year=365,
-    ...         n_trials=n_trials,
-    ...         settings=GateSettings(),
-    ...     )
-    ...     print(round(power, 2))
-    0.25
-    0.0
-    """
-    if n_returns < 3 or not 0 < periods_per_year < math.inf:
-        raise DataError(
-            f"{n_returns} returns, {periods_per_year} periods per year: give at least three and a "
-            "positive number"
-        )
-    if variance_of_trials is None:
-        variance_of_trials = 1 / (n_returns - 1)
-    luck = expected_maximum_sharpe(n_trials, variance_of_trials)
-    # The least ratio s with (s - luck) sqrt(n - 1) / sqrt(1 + s^2 / 2) at the quantile z:
-    # the greater root of (1 - u / 2) s^2 - 2 luck s + luck^2 - u = 0, u = z^2 / (n - 1).
-    u = float(ndtri(settings.deflated_sharpe_min)) ** 2 / (n_returns - 1)
-    if u >= 2:
-        return 0.0
-    leading = 1 - u / 2
-    root = math.sqrt(luck**2 - leading * (luck**2 - u))
-    needed = max((luck + root) / leading, settings.sharpe_min / math.sqrt(periods_per_year))
-    true = annual_sharpe / math.sqrt(periods_per_year)
-    deviation = math.sqrt((1 + true**2 / 2) / (n_returns - 1))
-    return float(ndtr((true - needed) / deviation))
 
 
 def _gate(name: str, value: float | None, comparison: Comparison, threshold: float) -> GateResult:

@@ -97,33 +97,50 @@ class TrialLedger:
         """How many were made, those that failed included."""
         return len(self._trials)
 
-    def variance_of_sharpe_ratios(self, n_returns: int) -> float:
-        """Return the variance of the trials' Sharpe ratios, per period.
+    def variance_beside(self, candidate: Trial, n_returns: int) -> float:
+        """Return how far luck spreads the Sharpe ratios of trials, for the deflation of one.
 
         Parameters
         ----------
+        candidate
+            The trial that is judged, on the ledger.
         n_returns
-            Returns behind a Sharpe ratio; at least two.
+            Returns behind its Sharpe ratio; at least two.
 
         Returns
         -------
         float
-            With fewer than two known Sharpe ratios 1 / (n_returns - 1), that of trials
-            without skill.
+            Per period: the variance among the other trials of its history, and never less than
+            1 / (n_returns - 1), the sampling variance of one Sharpe ratio without skill.
 
         Raises
         ------
         DataError
-            If there are fewer than two returns.
+            If there are fewer than two returns, or the candidate is not on the ledger.
+
+        Notes
+        -----
+        The candidate's own figure says nothing of luck: if it has skill, that is not luck. Those
+        of other histories are over other numbers of returns, and spread by luck as these have it.
+        The least value alone keeps the luckiest of N trials without skill from passing more often
+        than one trial does, however alike or idle they are (ADR 21).
         """
         if n_returns < 2:
             raise DataError(f"{n_returns} returns: a Sharpe ratio needs at least 2")
-        known = [
+        if candidate.trial_id not in self._trials:
+            raise DataError(
+                f"trial of {candidate.subject} is not on the ledger: record every trial before it "
+                "is judged"
+            )
+        others = [
             trial.outcome.sharpe_ratio
-            for trial in self._trials.values()
-            if trial.outcome.sharpe_ratio is not None
+            for trial_id, trial in self._trials.items()
+            if trial_id != candidate.trial_id
+            and trial.dataset_id == candidate.dataset_id
+            and trial.outcome.sharpe_ratio is not None
         ]
-        return float(np.var(known, ddof=1)) if len(known) > 1 else 1 / (n_returns - 1)
+        luck = 1 / (n_returns - 1)
+        return max(luck, float(np.var(others, ddof=1))) if len(others) > 1 else luck
 
 
 def search_parameters(

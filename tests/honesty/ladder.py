@@ -17,7 +17,8 @@ from rich.progress import Progress
 
 from cli.cycle.pipeline import Cycle, cycle_of_market
 from cli.cycle.request import CycleRequest
-from shared.quant.gates import GateSettings, power_of_gates
+from shared.quant.gate_power import power_of_gates
+from shared.quant.gate_settings import GateSettings
 from shared.quant.sharpe_ratio import track_record
 from shared.quant.trials import TrialLedger
 from shared.quant.typing import Float1D
@@ -84,12 +85,15 @@ class Edge:
         there is to know.
     test_days
         Length of the test, after 150 days to learn from.
+    n_markets
+        Markets of it that `make honesty` runs.
     """
 
     half_life_bars: float
     spread_std: float
     is_told: bool = True
     test_days: int = 150
+    n_markets: int = 20
 
 
 EDGES = {
@@ -97,7 +101,7 @@ EDGES = {
     "told, half-life 2 h, strong": Edge(2, 0.006),
     "told, half-life 2 h, weak": Edge(2, 0.003),
     "told, half-life 4 h, strong": Edge(4, 0.008),
-    "told, half-life 2 h, a year": Edge(2, 0.004, test_days=365),
+    "told, half-life 2 h, a year": Edge(2, 0.004, test_days=365, n_markets=60),
 }
 # From two deviations to a half of one, over two legs: half of what a trade costs.
 EATEN = Edge(6, COST_OF_A_TRADE / 0.75 / 2, is_told=False, test_days=60)
@@ -122,7 +126,9 @@ class Finding:
     z_sharpe
         Annual, of the z rule over the test.
     n_trials, variance_of_trials
-        Of the ledger.
+        What deflated the candidate's Sharpe ratio, by the ledger; no variance without one.
+    n_models
+        Models compared for overfitting.
     """
 
     rung: str
@@ -134,7 +140,8 @@ class Finding:
     returns: Float1D
     z_sharpe: float
     n_trials: int
-    variance_of_trials: float
+    variance_of_trials: float | None
+    n_models: int
 
     @property
     def sharpe(self) -> float:
@@ -186,7 +193,10 @@ def finding(rung: str, seed: int, cycle: Cycle, ledger: TrialLedger) -> Finding:
         returns=returns,
         z_sharpe=sharpe_of(cycle.z_track.returns),
         n_trials=ledger.n_trials,
-        variance_of_trials=ledger.variance_of_sharpe_ratios(len(cycle.z_track.returns)),
+        variance_of_trials=(
+            None if column is None else ledger.variance_beside(column.trial, len(returns))
+        ),
+        n_models=len(cycle.columns),
     )
 
 
@@ -241,9 +251,9 @@ class Share:
         and the mean of the z rule's.
     promoted
         Share of markets.
-    analytic, analytic_of_ledger
-        Mean power of the gates of the Sharpe ratio at that value, where trials differ by luck
-        alone and as the ledgers measured.
+    analytic
+        Mean power of the gates at that value, with the variance that each ledger measured and
+        the other models and the z rule without skill.
     refusals
         How often each gate refused.
     """
@@ -252,7 +262,6 @@ class Share:
     z_sharpe: float
     promoted: float
     analytic: float
-    analytic_of_ledger: float
     refusals: Mapping[str, int]
 
 
@@ -261,13 +270,14 @@ def share_of(findings: Sequence[Finding]) -> Share:
     reached = [each for each in findings if each.has_candidate]
     sharpe = sharpe_of(np.concatenate([each.returns for each in reached]))
 
-    def power(each: Finding, variance: float | None) -> float:
+    def power(each: Finding) -> float:
         return power_of_gates(
             sharpe,
             n_returns=len(each.returns),
             periods_per_year=365,
             n_trials=each.n_trials,
-            variance_of_trials=variance,
+            n_models=each.n_models,
+            variance_of_trials=each.variance_of_trials,
             settings=GateSettings(),
         )
 
@@ -275,9 +285,6 @@ def share_of(findings: Sequence[Finding]) -> Share:
         sharpe=sharpe,
         z_sharpe=float(np.mean([each.z_sharpe for each in reached])),
         promoted=float(np.mean([each.is_promoted for each in findings])),
-        analytic=float(np.mean([power(each, None) for each in reached])),
-        analytic_of_ledger=float(
-            np.mean([power(each, each.variance_of_trials) for each in reached])
-        ),
+        analytic=float(np.mean([power(each) for each in reached])),
         refusals=Counter(gate for each in reached for gate in each.refused_by),
     )

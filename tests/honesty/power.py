@@ -1,26 +1,32 @@
-"""How often the gates let a strategy of known Sharpe ratio through: seeded returns, no market."""
+"""How often the gates let a strategy of known Sharpe ratio through: seeded returns, no market.
+
+The columns are those of the product at its defaults. A first training has three models and eleven
+trials: a fit, a validation and a test of each, the z rule and doing nothing. A full cycle has nine
+models and 56 trials, as four choices of parameters are fitted for each. So three are compared
+where ten trials are counted, and nine where fifty are. Fits and validations only count.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from shared.quant.gate_power import power_of_gates
 from shared.quant.gates import (
     BACKTEST_GATES,
     GateSettings,
     are_passed,
     judge,
     measure_backtest,
-    power_of_gates,
 )
 from shared.quant.sharpe_ratio import deflated_sharpe_ratio, track_record
 from shared.quant.trials import Outcome, Trial, TrialLedger
+from shared.quant.typing import Float2D
 
 DAYS_PER_YEAR = 365
-COLUMNS = 11
-"""Most strategies compared for overfitting: three families with three labels, the z rule and doing
-nothing, as in `mnt cycle full`. Other trials are on the ledger only."""
+MODELS_OF = {1: None, 10: 3, 50: 9}
+"""Models compared, by the number of trials; a single trial stands alone."""
 _DAILY_STD = 0.005
 """About 10 % a year, so that the drawdown of a strategy with an edge stays within its gate."""
 
@@ -32,64 +38,61 @@ class Power:
     Attributes
     ----------
     analytic
-        Of the two gates of the Sharpe ratio, where luck alone makes the trials differ.
-    analytic_of_ledger
-        Likewise, where the trials differ by luck and by the skill of the one that has some.
+        By `power_of_gates`.
     simulated
-        All gates of the backtest, where luck alone makes the trials differ.
-    simulated_of_ledger
-        All gates, as the ledger measures the variance.
+        All gates of a backtest, by the functions that judge a cycle.
     """
 
     analytic: float
-    analytic_of_ledger: float
     simulated: float
-    simulated_of_ledger: float
 
 
 def measure_power(annual_sharpe: float, n_days: int, n_trials: int, n_seeds: int) -> Power:
     """Judge strategies named beforehand, each beside trials without skill."""
-    settings = GateSettings()
-    luck = 1 / (n_days - 1)
-    daily = annual_sharpe / DAYS_PER_YEAR**0.5
-    passed = [0, 0]
+    n_passed = 0
     for seed in range(n_seeds):
         rng = np.random.default_rng([n_days, n_trials, round(100 * annual_sharpe), seed])
-        trials = rng.normal(0, _DAILY_STD, (n_days, n_trials))
-        trials[:, 0] += daily * _DAILY_STD
-        ledger = TrialLedger(
-            Trial("strategy", {"n": n}, "", Outcome(None, track_record(returns).sharpe_ratio))
-            for n, returns in enumerate(trials.T)
-        )
-        columns = trials[:, :COLUMNS]
-        evidence = measure_backtest(
-            columns[:, 0],
-            columns[:, -1] if n_trials > 1 else np.zeros(n_days),
-            columns,
-            n_trials=ledger.n_trials,
-            variance_of_trials=luck,
-            is_out_of_sample=True,
-            periods_per_year=DAYS_PER_YEAR,
-            settings=settings,
-            rng=rng,
-        )
-        deflated = deflated_sharpe_ratio(
-            track_record(columns[:, 0]), n_trials, ledger.variance_of_sharpe_ratios(n_days)
-        )
-        for n, each in enumerate((evidence, replace(evidence, deflated_sharpe=deflated))):
-            passed[n] += are_passed(judge(each, None, settings), BACKTEST_GATES)
-
-    def analytic(variance: float) -> float:
-        return power_of_gates(
-            annual_sharpe,
-            n_returns=n_days,
-            periods_per_year=DAYS_PER_YEAR,
-            n_trials=n_trials,
-            variance_of_trials=variance,
-            settings=settings,
-        )
-
-    # One skilled trial of N adds its squared Sharpe ratio over N to the sample's variance.
-    return Power(
-        analytic(luck), analytic(luck + daily**2 / n_trials), *(n / n_seeds for n in passed)
+        n_models = MODELS_OF[n_trials]
+        returns = rng.normal(0, _DAILY_STD, (n_days, 1 if n_models is None else n_models + 2))
+        returns[:, 0] += annual_sharpe / DAYS_PER_YEAR**0.5 * _DAILY_STD
+        if n_models is not None:
+            returns[:, -1] = 0.0
+        n_passed += _is_passed(returns, n_trials, rng)
+    analytic = power_of_gates(
+        annual_sharpe,
+        n_returns=n_days,
+        periods_per_year=DAYS_PER_YEAR,
+        n_trials=n_trials,
+        n_models=MODELS_OF[n_trials],
+        settings=GateSettings(),
     )
+    return Power(analytic, n_passed / n_seeds)
+
+
+def _is_passed(returns: Float2D, n_trials: int, rng: np.random.Generator) -> bool:
+    """Tell whether the first column passes, the last but one the z rule, the last one idle."""
+    n_days, n_columns = returns.shape
+    settings = GateSettings()
+    tests = [
+        Trial("test", {"column": n}, "test", Outcome(None, track_record(column).sharpe_ratio))
+        for n, column in enumerate(returns.T)
+    ]
+    others = [Trial("fit", {"n": n}, "before", Outcome(0.7)) for n in range(n_trials - n_columns)]
+    ledger = TrialLedger([*others, *tests])
+    variance = ledger.variance_beside(tests[0], n_days)
+    candidate = returns[:, 0]
+    deflated = deflated_sharpe_ratio(track_record(candidate), ledger.n_trials, variance)
+    if deflated < settings.deflated_sharpe_min:
+        return False  # whatever the other gates say, which take longer to ask
+    evidence = measure_backtest(
+        candidate,
+        returns[:, -2] if n_columns > 1 else np.zeros(n_days),
+        returns,
+        n_trials=ledger.n_trials,
+        variance_of_trials=variance,
+        is_out_of_sample=True,
+        periods_per_year=DAYS_PER_YEAR,
+        settings=settings,
+        rng=rng,
+    )
+    return are_passed(judge(evidence, None, settings), BACKTEST_GATES)

@@ -17,7 +17,6 @@ from shared.quant.gates import (
     are_passed,
     judge,
     measure_backtest,
-    power_of_gates,
 )
 from shared.quant.sharpe_ratio import (
     deflated_sharpe_ratio,
@@ -161,67 +160,6 @@ def test_the_best_of_many_trials_without_skill_is_kept_out() -> None:
 def test_doing_nothing_is_kept_out() -> None:
     found = measured(np.zeros(365))
     assert not are_passed(judge(found, SHADOW, SETTINGS), BACKTEST_GATES)
-
-
-@pytest.mark.parametrize(
-    ("annual_sharpe", "n_returns", "n_trials"), [(2.0, 91, 1), (5.0, 365, 50), (3.0, 365, 10)]
-)
-def test_the_analytic_power_is_that_of_simulated_backtests(
-    annual_sharpe: float, n_returns: int, n_trials: int
-) -> None:
-    rng = np.random.default_rng(3)
-    n_passed = 0
-    for _ in range(1000):
-        record = track_record(rng.normal(annual_sharpe / 365**0.5, 1.0, n_returns))
-        deflated = deflated_sharpe_ratio(record, n_trials, 1 / (n_returns - 1))
-        n_passed += record.sharpe_ratio * 365**0.5 >= 1 and deflated >= 0.95
-    power = power_of_gates(
-        annual_sharpe,
-        n_returns=n_returns,
-        periods_per_year=365,
-        n_trials=n_trials,
-        settings=SETTINGS,
-    )
-    assert power == pytest.approx(n_passed / 1000, abs=0.05)
-
-
-def test_trials_that_differ_by_more_than_luck_ask_for_more() -> None:
-    def power(variance_of_trials: float | None) -> float:
-        return power_of_gates(
-            5.0,
-            n_returns=365,
-            periods_per_year=365,
-            n_trials=10,
-            settings=SETTINGS,
-            variance_of_trials=variance_of_trials,
-        )
-
-    assert power(1 / 364) == power(None)
-    # One of ten trials has the skill, which alone makes them differ by a tenth of its square.
-    assert power(1 / 364 + 25 / 365 / 10) == pytest.approx(0.65, abs=0.01)
-
-
-def test_the_power_is_what_a_user_should_know() -> None:
-    def power(annual_sharpe: float, n_returns: int, n_trials: int) -> float:
-        return power_of_gates(
-            annual_sharpe,
-            n_returns=n_returns,
-            periods_per_year=365,
-            n_trials=n_trials,
-            settings=SETTINGS,
-        )
-
-    assert power(2.0, 91, 1) == pytest.approx(0.25, abs=0.02)
-    assert power(2.0, 91, 50) < 0.01
-    assert power(5.0, 365, 50) >= 0.8
-    assert power(0.0, 365, 1) <= 0.05
-    # Over a long history the Sharpe ratio that is asked for is the gate that binds.
-    assert power(1.0, 365 * 50, 1) == pytest.approx(0.5, abs=0.01)
-    # No ratio of three returns, however large, is as sure as 99 %.
-    strict = GateSettings(deflated_sharpe_min=0.99)
-    assert power_of_gates(90.0, n_returns=3, periods_per_year=365, n_trials=1, settings=strict) == 0
-    with pytest.raises(DataError, match="2 returns"):
-        power(1.0, 2, 1)
 
 
 def test_unsound_evidence_is_refused() -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from shared.errors import DataError
 from shared.quant.model_families import Between, OneOf, Parameters, Space
+from shared.quant.sharpe_ratio import TrackRecord, deflated_sharpe_ratio
 from shared.quant.trials import Outcome, Trial, TrialLedger, search_parameters
 
 SPACE: Space = {
@@ -94,18 +95,59 @@ def test_the_order_of_parameters_is_no_other_trial() -> None:
     )
 
 
-def test_the_variance_is_that_of_the_trials_or_of_luck_where_none_is_known() -> None:
-    def ledger_of(*sharpe_ratios: float | None) -> TrialLedger:
-        return TrialLedger(
-            Trial("s", {"n": n}, "d", Outcome(0.0, sharpe))
-            for n, sharpe in enumerate(sharpe_ratios)
-        )
+def ledger_of(*sharpe_ratios: float | None, dataset_id: str = "d") -> TrialLedger:
+    return TrialLedger(
+        Trial("s", {"n": n}, dataset_id, Outcome(0.0, sharpe))
+        for n, sharpe in enumerate(sharpe_ratios)
+    )
 
-    known = ledger_of(0.1, None, 0.3, 0.2)
-    assert known.variance_of_sharpe_ratios(100) == pytest.approx(np.var([0.1, 0.3, 0.2], ddof=1))
-    assert ledger_of(0.1, None).variance_of_sharpe_ratios(101) == pytest.approx(0.01)
+
+def test_the_variance_is_that_of_the_other_trials_of_the_history() -> None:
+    ledger = ledger_of(9.0, 0.1, None, 0.4, 0.2)
+    for trial in ledger_of(5.0, -5.0, dataset_id="shorter").trials:
+        ledger.add(trial)
+    found = ledger.variance_beside(ledger.trials[0], 1000)
+    assert found == pytest.approx(np.var([0.1, 0.4, 0.2], ddof=1))
+
+
+def test_the_variance_is_never_less_than_that_of_luck() -> None:
+    for ledger in (ledger_of(0.5), ledger_of(0.5, 0.1, None), ledger_of(0.5, 0.0, 0.0, 0.0)):
+        assert ledger.variance_beside(ledger.trials[0], 101) == pytest.approx(0.01)
+
+
+def test_a_trial_that_is_not_on_the_ledger_is_not_judged_by_it() -> None:
+    ledger = ledger_of(0.1, 0.2, 0.3)
     with pytest.raises(DataError, match="1 returns"):
-        known.variance_of_sharpe_ratios(1)
+        ledger.variance_beside(ledger.trials[0], 1)
+    with pytest.raises(DataError, match="trial of s is not on the ledger"):
+        ledger.variance_beside(Trial("s", {}, "d", Outcome(0.0)), 100)
+
+
+def luckiest_passes(kind: str, n_trials: int, rng: np.random.Generator) -> bool:
+    """Tell whether the best of trials without skill passes the gate of the deflated ratio."""
+    n_returns, share = 182, 0.95
+    sharpe = rng.normal(size=n_trials)
+    if kind == "alike":
+        sharpe = share**0.5 * rng.normal() + (1 - share) ** 0.5 * sharpe
+    elif kind == "idle":
+        sharpe[: int(n_trials * share)] = 0.0
+    sharpe /= (n_returns - 1) ** 0.5
+    ledger = ledger_of(*sharpe.tolist())
+    best = ledger.trials[int(sharpe.argmax())]
+    variance = ledger.variance_beside(best, n_returns)
+    record = TrackRecord(float(sharpe.max()), n_returns)
+    return deflated_sharpe_ratio(record, n_trials, variance) >= 0.95
+
+
+@pytest.mark.parametrize("kind", ["independent", "alike", "idle"])
+@pytest.mark.parametrize("n_trials", [2, 10, 200])
+def test_the_luckiest_of_trials_without_skill_passes_no_more_often_than_one(
+    kind: str, n_trials: int
+) -> None:
+    rng = np.random.default_rng([n_trials, *kind.encode()])
+    n_passed = sum(luckiest_passes(kind, n_trials, rng) for _ in range(400))
+    # One trial passes in 5 %; a standard error of a share of 400 is 1.1 points.
+    assert n_passed / 400 <= 0.05 + 0.022
 
 
 def test_a_search_without_a_result_is_refused() -> None:

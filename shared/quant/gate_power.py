@@ -1,0 +1,131 @@
+"""How likely a strategy of known Sharpe ratio passes the gates of a backtest.
+
+Worth knowing beforehand: a short history lets almost nothing pass, and waiting then tells more
+than trying again.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from shared.errors import DataError
+from shared.quant.backtest_overfitting import expected_overfitting
+from shared.quant.gate_settings import GateSettings
+from shared.quant.sharpe_ratio import expected_maximum_sharpe
+from shared.quant.typing import Float1D
+
+_N_BACKTESTS = 2500
+"""Drawn for a share with a standard error of at most one point."""
+_SEED = 0
+"""Always the same draws, so that the power is a function of its arguments."""
+
+
+def power_of_gates(
+    annual_sharpe: float,
+    *,
+    n_returns: int,
+    periods_per_year: float,
+    n_trials: int,
+    settings: GateSettings,
+    n_models: int | None = None,
+    variance_of_trials: float | None = None,
+) -> float:
+    """Return the probability that a true Sharpe ratio passes the gates of a backtest.
+
+    Parameters
+    ----------
+    annual_sharpe
+        The true one, net of costs.
+    n_returns, periods_per_year
+        Length of the backtest.
+    n_trials
+        Trials made, the others without skill.
+    settings
+        Thresholds.
+    n_models
+        Models compared for overfitting, itself among them, beside the z rule and doing nothing.
+        None for a strategy that stands alone: nothing was chosen and there is no rule to exceed.
+    variance_of_trials
+        What deflates, per period; by default what a ledger measures among those models, the z
+        rule and doing nothing, or 1 / (n_returns - 1) for a strategy that stands alone.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than three returns, a number is out of bounds, or more is compared than
+        was tried.
+
+    Notes
+    -----
+    Of the gates of the Sharpe ratio, of the deflated one, of overfitting and of the z rule,
+    together; that of drawdown is left out, as it depends on volatility. Returns are normal and
+    independent over time and between strategies. An estimated Sharpe ratio is then normal about
+    the true S with variance (1 + S^2 / 2) / (n - 1), and passes both gates of the Sharpe ratio
+    above a value in closed form. With n_models the other ratios are drawn about 0, and what
+    passes is counted, overfitting by `expected_overfitting`. No return is drawn.
+
+    Examples
+    --------
+    A Sharpe ratio of 2 over three months, with one trial and with fifty:
+
+    >>> for n_trials in (1, 50):
+    ...     power = power_of_gates(
+    ...         2.0,
+    ...         n_returns=91,
+    ...         periods_per_year=365,
+    ...         n_trials=n_trials,
+    ...         settings=GateSettings(),
+    ...     )
+    ...     print(round(power, 2))
+    0.25
+    0.0
+    """
+    if n_returns < 3 or not 0 < periods_per_year < math.inf:
+        raise DataError(
+            f"{n_returns} returns, {periods_per_year} periods per year: give at least three and a "
+            "positive number"
+        )
+    if n_models is not None and not 1 <= n_models <= n_trials - 2:
+        raise DataError(
+            f"{n_models} models, the z rule and doing nothing of {n_trials} trials: compare at "
+            "least one model, and count all of them as trials"
+        )
+    if variance_of_trials is not None and not 0 <= variance_of_trials < math.inf:
+        raise DataError(
+            f"variance {variance_of_trials} of Sharpe ratios: give a finite one of at least 0"
+        )
+    luck = 1 / (n_returns - 1)
+    variance = np.array([luck if variance_of_trials is None else variance_of_trials])
+    best_of_luck = expected_maximum_sharpe(n_trials, 1.0)
+    least = settings.sharpe_min / math.sqrt(periods_per_year)
+    true = annual_sharpe / math.sqrt(periods_per_year)
+    deviation = math.sqrt((1 + true**2 / 2) * luck)
+    if n_models is None:
+        needed = _significant(best_of_luck * np.sqrt(variance), n_returns, settings)
+        return float(ndtr((true - max(needed[0], least)) / deviation))
+    rng = np.random.default_rng(_SEED)
+    ratios = rng.normal(0, math.sqrt(luck), (_N_BACKTESTS, n_models + 2))
+    # At even quantiles, so that its own part of the integral has no error of sampling.
+    ratios[:, 0] = true + deviation * ndtri((rng.permutation(_N_BACKTESTS) + 0.5) / _N_BACKTESTS)
+    ratios[:, -1] = 0.0
+    if variance_of_trials is None:
+        variance = np.maximum(ratios[:, 1:].var(axis=1, ddof=1), luck)
+    needed = _significant(best_of_luck * np.sqrt(variance), n_returns, settings)
+    candidate, z_rule = ratios[:, 0], ratios[:, -2]
+    is_passed = (candidate >= np.maximum(needed, least)) & (candidate > z_rule)
+    overfitting = expected_overfitting(ratios[is_passed], n_returns, rng)
+    return float((overfitting <= settings.overfitting_max).sum() / _N_BACKTESTS)
+
+
+def _significant(benchmark: Float1D, n_returns: int, settings: GateSettings) -> Float1D:
+    """Return the least Sharpe ratios that are significantly above benchmarks."""
+    # (s - b) sqrt(n - 1) / sqrt(1 + s^2 / 2) >= z from the greater root of
+    # (1 - u / 2) s^2 - 2 b s + b^2 - u = 0 on, u = z^2 / (n - 1).
+    u = float(ndtri(settings.deflated_sharpe_min)) ** 2 / (n_returns - 1)
+    if u >= 2:
+        return np.full(len(benchmark), np.inf)
+    leading = 1 - u / 2
+    return (benchmark + np.sqrt(benchmark**2 - leading * (benchmark**2 - u))) / leading
