@@ -73,7 +73,7 @@ class Column:
         Fitted on everything before the test.
     validation_sharpe
         Annual, on the second period, of the model fitted on the first; what selects.
-    result, track, trial
+    result, track
         Of the test.
     """
 
@@ -82,7 +82,6 @@ class Column:
     validation_sharpe: float
     result: BacktestResult
     track: DailyTrack
-    trial: Trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,24 +195,23 @@ def judge_columns(
             untrained[f"{family}/{label.kind}"] = reason
             continue
         first = search_candidate(family, label, early, terms, n_trials=n_trials, ledger=ledger)
-        _, earned, _ = _trade(validation, strategy, first, account, ledger)
+        _, earned = _trade(validation, strategy, first, account, ledger)
         candidate = fit_candidate(family, label, whole, terms, first.parameters)
-        traded = _trade(test, strategy, candidate, account, ledger)
+        result, track = _trade(test, strategy, candidate, account, ledger)
         validated = track_record(earned.returns).sharpe_ratio * DAYS_PER_YEAR**0.5
-        found.append(Column(candidate, whole, validated, *traded))
-    z_rule, z_track, z_trial = _trade(test, strategy, None, account, ledger)
-    ledger.add(Trial(IDLE, {}, z_trial.dataset_id, Outcome(None, 0.0)))
+        found.append(Column(candidate, whole, validated, result, track))
+    z_rule, z_track = _trade(test, strategy, None, account, ledger)
+    ledger.add(Trial(IDLE, {}, _history(test, strategy), Outcome(None, 0.0)))
     selected = max(found, key=lambda column: column.validation_sharpe, default=None)
     evidence = None
     if selected is not None:
         returns = selected.track.returns
-        of_columns = [column.track.returns for column in found]
+        traded = [column.track.returns for column in found]
         evidence = measure_backtest(
             returns,
             z_track.returns,
-            np.column_stack([*of_columns, z_track.returns, np.zeros(len(returns))]),
+            np.column_stack([*traded, z_track.returns, np.zeros(len(returns))]),
             n_trials=ledger.n_trials,
-            variance_of_trials=ledger.variance_beside(selected.trial, len(returns)),
             is_out_of_sample=is_out_of_sample,
             periods_per_year=DAYS_PER_YEAR,
             settings=strategy.trainer.gates,
@@ -307,7 +305,7 @@ def _trade(
     candidate: Candidate | None,
     account: str,
     ledger: TrialLedger,
-) -> tuple[BacktestResult, DailyTrack, Trial]:
+) -> tuple[BacktestResult, DailyTrack]:
     """Trade a period on the word of a candidate, or by the z rule without one; a trial."""
     source = "z" if candidate is None else "model"
     signals = strategy.signals.model_copy(update={"signals_from": source})
@@ -316,7 +314,9 @@ def _trade(
     track = daily_track(result, settings.portfolio.capital_e8)
     name, parameters = (Z_RULE, {}) if candidate is None else (candidate.name, candidate.parameters)
     outcome = Outcome(None, track_record(track.returns).sharpe_ratio)
-    history = f"{prepared.bars_digest}:{strategy.run_id(prepared.start_ms)}"
-    trial = Trial(name, parameters, history, outcome)
-    ledger.add(trial)
-    return result, track, trial
+    ledger.add(Trial(name, parameters, _history(prepared, strategy), outcome))
+    return result, track
+
+
+def _history(prepared: Prepared, strategy: StrategySettings) -> str:
+    return f"{prepared.bars_digest}:{strategy.run_id(prepared.start_ms)}"

@@ -14,8 +14,7 @@ from scipy.special import ndtr, ndtri
 from shared.errors import DataError
 from shared.quant.backtest_overfitting import expected_overfitting
 from shared.quant.gate_settings import GateSettings
-from shared.quant.sharpe_ratio import expected_maximum_sharpe
-from shared.quant.typing import Float1D
+from shared.quant.sharpe_ratio import expected_maximum_sharpe, variance_of_luck
 
 _N_BACKTESTS = 2500
 """Drawn for a share with a standard error of at most one point."""
@@ -31,7 +30,6 @@ def power_of_gates(
     n_trials: int,
     settings: GateSettings,
     n_models: int | None = None,
-    variance_of_trials: float | None = None,
 ) -> float:
     """Return the probability that a true Sharpe ratio passes the gates of a backtest.
 
@@ -48,9 +46,6 @@ def power_of_gates(
     n_models
         Models compared for overfitting, itself among them, beside the z rule and doing nothing.
         None for a strategy that stands alone: nothing was chosen and there is no rule to exceed.
-    variance_of_trials
-        What deflates, per period; by default what a ledger measures among those models, the z
-        rule and doing nothing, or 1 / (n_returns - 1) for a strategy that stands alone.
 
     Raises
     ------
@@ -93,39 +88,30 @@ def power_of_gates(
             f"{n_models} models, the z rule and doing nothing of {n_trials} trials: compare at "
             "least one model, and count all of them as trials"
         )
-    if variance_of_trials is not None and not 0 <= variance_of_trials < math.inf:
-        raise DataError(
-            f"variance {variance_of_trials} of Sharpe ratios: give a finite one of at least 0"
-        )
-    luck = 1 / (n_returns - 1)
-    variance = np.array([luck if variance_of_trials is None else variance_of_trials])
-    best_of_luck = expected_maximum_sharpe(n_trials, 1.0)
-    least = settings.sharpe_min / math.sqrt(periods_per_year)
+    luck = variance_of_luck(n_returns)
+    significant = _significant(expected_maximum_sharpe(n_trials, luck), n_returns, settings)
+    needed = max(significant, settings.sharpe_min / math.sqrt(periods_per_year))
     true = annual_sharpe / math.sqrt(periods_per_year)
     deviation = math.sqrt((1 + true**2 / 2) * luck)
     if n_models is None:
-        needed = _significant(best_of_luck * np.sqrt(variance), n_returns, settings)
-        return float(ndtr((true - max(needed[0], least)) / deviation))
+        return float(ndtr((true - needed) / deviation))
     rng = np.random.default_rng(_SEED)
     ratios = rng.normal(0, math.sqrt(luck), (_N_BACKTESTS, n_models + 2))
     # At even quantiles, so that its own part of the integral has no error of sampling.
     ratios[:, 0] = true + deviation * ndtri((rng.permutation(_N_BACKTESTS) + 0.5) / _N_BACKTESTS)
     ratios[:, -1] = 0.0
-    if variance_of_trials is None:
-        variance = np.maximum(ratios[:, 1:].var(axis=1, ddof=1), luck)
-    needed = _significant(best_of_luck * np.sqrt(variance), n_returns, settings)
     candidate, z_rule = ratios[:, 0], ratios[:, -2]
-    is_passed = (candidate >= np.maximum(needed, least)) & (candidate > z_rule)
+    is_passed = (candidate >= needed) & (candidate > z_rule)
     overfitting = expected_overfitting(ratios[is_passed], n_returns, rng)
     return float((overfitting <= settings.overfitting_max).sum() / _N_BACKTESTS)
 
 
-def _significant(benchmark: Float1D, n_returns: int, settings: GateSettings) -> Float1D:
-    """Return the least Sharpe ratios that are significantly above benchmarks."""
+def _significant(benchmark: float, n_returns: int, settings: GateSettings) -> float:
+    """Return the least Sharpe ratio that is significantly above a benchmark."""
     # (s - b) sqrt(n - 1) / sqrt(1 + s^2 / 2) >= z from the greater root of
     # (1 - u / 2) s^2 - 2 b s + b^2 - u = 0 on, u = z^2 / (n - 1).
     u = float(ndtri(settings.deflated_sharpe_min)) ** 2 / (n_returns - 1)
     if u >= 2:
-        return np.full(len(benchmark), np.inf)
+        return math.inf
     leading = 1 - u / 2
-    return (benchmark + np.sqrt(benchmark**2 - leading * (benchmark**2 - u))) / leading
+    return (benchmark + math.sqrt(benchmark**2 - leading * (benchmark**2 - u))) / leading

@@ -22,6 +22,7 @@ from shared.quant.sharpe_ratio import (
     minimum_track_record_length,
     probabilistic_sharpe_ratio,
     track_record,
+    variance_of_luck,
 )
 from shared.quant.typing import Float1D, Float2D
 
@@ -116,7 +117,6 @@ def measure_backtest(
     trial_returns: Float2D,
     *,
     n_trials: int,
-    variance_of_trials: float,
     is_out_of_sample: bool,
     periods_per_year: float,
     settings: GateSettings,
@@ -135,8 +135,6 @@ def measure_backtest(
         Returns of the trials that the candidate was selected from, itself among them.
     n_trials
         Trials ever made, by the ledger: at least K.
-    variance_of_trials
-        Variance that luck gives their Sharpe ratios per period, as the ledger tells it.
     is_out_of_sample
         Whether no bar behind the returns took part in choosing what was traded.
     periods_per_year
@@ -179,7 +177,7 @@ def measure_backtest(
         is_out_of_sample=is_out_of_sample,
         performance=performance(_equity(returns), periods_per_year=periods_per_year),
         probabilistic_sharpe=probabilistic_sharpe_ratio(record),
-        deflated_sharpe=deflated_sharpe_ratio(record, n_trials, variance_of_trials),
+        deflated_sharpe=deflated_sharpe_ratio(record, n_trials, variance_of_luck(len(returns))),
         n_trials=n_trials,
         overfitting_probability=overfitting,
         sharpe_interval=sharpe_interval(returns, periods_per_year=periods_per_year, rng=rng),

@@ -140,6 +140,21 @@ def probabilistic_sharpe_ratio(record: TrackRecord, benchmark: float = 0.0) -> f
     return float(ndtr(excess / math.sqrt(_variance_per_return(record))))
 
 
+def variance_of_luck(n_returns: int) -> float:
+    """Return the variance of the Sharpe ratio of a strategy without skill, per period.
+
+    It is 1 / (n_returns - 1), whatever the skewness and kurtosis of the returns.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two returns.
+    """
+    if n_returns < 2:
+        raise DataError(f"{n_returns} returns: a Sharpe ratio needs at least 2")
+    return 1 / (n_returns - 1)
+
+
 def expected_maximum_sharpe(n_trials: int, variance_of_trials: float) -> float:
     """Return the best Sharpe ratio that luck alone is expected to find in a number of trials.
 

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from shared.errors import DataError
 from shared.quant.model_families import Between, Parameters, Space
 
@@ -96,51 +94,6 @@ class TrialLedger:
     def n_trials(self) -> int:
         """How many were made, those that failed included."""
         return len(self._trials)
-
-    def variance_beside(self, candidate: Trial, n_returns: int) -> float:
-        """Return how far luck spreads the Sharpe ratios of trials, for the deflation of one.
-
-        Parameters
-        ----------
-        candidate
-            The trial that is judged, on the ledger.
-        n_returns
-            Returns behind its Sharpe ratio; at least two.
-
-        Returns
-        -------
-        float
-            Per period: the variance among the other trials of its history, and never less than
-            1 / (n_returns - 1), the sampling variance of one Sharpe ratio without skill.
-
-        Raises
-        ------
-        DataError
-            If there are fewer than two returns, or the candidate is not on the ledger.
-
-        Notes
-        -----
-        The candidate's own figure says nothing of luck: if it has skill, that is not luck. Those
-        of other histories are over other numbers of returns, and spread by luck as these have it.
-        The least value alone keeps the luckiest of N trials without skill from passing more often
-        than one trial does, however alike or idle they are (ADR 21).
-        """
-        if n_returns < 2:
-            raise DataError(f"{n_returns} returns: a Sharpe ratio needs at least 2")
-        if candidate.trial_id not in self._trials:
-            raise DataError(
-                f"trial of {candidate.subject} is not on the ledger: record every trial before it "
-                "is judged"
-            )
-        others = [
-            trial.outcome.sharpe_ratio
-            for trial_id, trial in self._trials.items()
-            if trial_id != candidate.trial_id
-            and trial.dataset_id == candidate.dataset_id
-            and trial.outcome.sharpe_ratio is not None
-        ]
-        luck = 1 / (n_returns - 1)
-        return max(luck, float(np.var(others, ddof=1))) if len(others) > 1 else luck
 
 
 def search_parameters(

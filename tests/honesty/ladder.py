@@ -125,8 +125,8 @@ class Finding:
         Daily, of the candidate's test; empty without one.
     z_sharpe
         Annual, of the z rule over the test.
-    n_trials, variance_of_trials
-        What deflated the candidate's Sharpe ratio, by the ledger; no variance without one.
+    n_trials
+        What deflated the candidate's Sharpe ratio.
     n_models
         Models compared for overfitting.
     """
@@ -140,7 +140,6 @@ class Finding:
     returns: Float1D
     z_sharpe: float
     n_trials: int
-    variance_of_trials: float | None
     n_models: int
 
     @property
@@ -193,9 +192,6 @@ def finding(rung: str, seed: int, cycle: Cycle, ledger: TrialLedger) -> Finding:
         returns=returns,
         z_sharpe=sharpe_of(cycle.z_track.returns),
         n_trials=ledger.n_trials,
-        variance_of_trials=(
-            None if column is None else ledger.variance_beside(column.trial, len(returns))
-        ),
         n_models=len(cycle.columns),
     )
 
@@ -252,8 +248,7 @@ class Share:
     promoted
         Share of markets.
     analytic
-        Mean power of the gates at that value, with the variance that each ledger measured and
-        the other models and the z rule without skill.
+        Mean power of the gates at that value, the other models and the z rule without skill.
     refusals
         How often each gate refused.
     """
@@ -277,7 +272,6 @@ def share_of(findings: Sequence[Finding]) -> Share:
             periods_per_year=365,
             n_trials=each.n_trials,
             n_models=each.n_models,
-            variance_of_trials=each.variance_of_trials,
             settings=GateSettings(),
         )
 

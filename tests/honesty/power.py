@@ -20,7 +20,7 @@ from shared.quant.gates import (
     judge,
     measure_backtest,
 )
-from shared.quant.sharpe_ratio import deflated_sharpe_ratio, track_record
+from shared.quant.sharpe_ratio import deflated_sharpe_ratio, track_record, variance_of_luck
 from shared.quant.trials import Outcome, Trial, TrialLedger
 from shared.quant.typing import Float2D
 
@@ -79,9 +79,10 @@ def _is_passed(returns: Float2D, n_trials: int, rng: np.random.Generator) -> boo
     ]
     others = [Trial("fit", {"n": n}, "before", Outcome(0.7)) for n in range(n_trials - n_columns)]
     ledger = TrialLedger([*others, *tests])
-    variance = ledger.variance_beside(tests[0], n_days)
     candidate = returns[:, 0]
-    deflated = deflated_sharpe_ratio(track_record(candidate), ledger.n_trials, variance)
+    deflated = deflated_sharpe_ratio(
+        track_record(candidate), ledger.n_trials, variance_of_luck(n_days)
+    )
     if deflated < settings.deflated_sharpe_min:
         return False  # whatever the other gates say, which take longer to ask
     evidence = measure_backtest(
@@ -89,7 +90,6 @@ def _is_passed(returns: Float2D, n_trials: int, rng: np.random.Generator) -> boo
         returns[:, -2] if n_columns > 1 else np.zeros(n_days),
         returns,
         n_trials=ledger.n_trials,
-        variance_of_trials=variance,
         is_out_of_sample=True,
         periods_per_year=DAYS_PER_YEAR,
         settings=settings,

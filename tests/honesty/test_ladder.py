@@ -101,7 +101,6 @@ def test_luck_is_let_through_where_trials_are_not_counted() -> None:
                 np.zeros(365),
                 best,
                 n_trials=60 if is_counted else 1,
-                variance_of_trials=1 / 364,
                 is_out_of_sample=True,
                 periods_per_year=365,
                 settings=GateSettings(),

@@ -7,13 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from shared.errors import DataError
 from shared.quant import gate_power
 from shared.quant.backtest_overfitting import backtest_overfitting, expected_overfitting
 from shared.quant.gate_power import power_of_gates
 from shared.quant.gate_settings import GateSettings
-from shared.quant.sharpe_ratio import deflated_sharpe_ratio, track_record
+from shared.quant.sharpe_ratio import (
+    deflated_sharpe_ratio,
+    expected_maximum_sharpe,
+    track_record,
+)
 from shared.quant.typing import Float2D
 
 SETTINGS = GateSettings()
@@ -50,19 +55,6 @@ def test_the_power_is_what_a_user_should_know() -> None:
     assert power(90.0, 3, 1, settings=GateSettings(deflated_sharpe_min=0.99)) == 0
     with pytest.raises(DataError, match="2 returns"):
         power(1.0, 2, 1)
-    with pytest.raises(DataError, match="variance -1"):
-        power(1.0, 91, 2, variance_of_trials=-1.0)
-
-
-def test_trials_that_differ_by_more_than_luck_ask_for_more() -> None:
-    assert power(5.0, 365, 10, variance_of_trials=1 / 364) == power(5.0, 365, 10)
-    skilled = 1 / 364 + 25 / 365 / 10
-    assert power(5.0, 365, 10, variance_of_trials=skilled) == pytest.approx(0.65, abs=0.01)
-    # The ledger measures luck among few, by which it now and then asks for more.
-    alone, among = (
-        power(5.0, 182, 10, n_models=3, **o) for o in ({"variance_of_trials": 1 / 181}, {})
-    )
-    assert alone - 0.1 < among < alone
 
 
 def lenient(overfitting_max: float) -> GateSettings:
@@ -74,7 +66,7 @@ def lenient(overfitting_max: float) -> GateSettings:
 
 def test_more_passes_where_more_overfitting_is_allowed() -> None:
     shares = [
-        power(3.0, 365, 3, n_models=1, variance_of_trials=0.0, settings=lenient(overfitting_max))
+        power(3.0, 365, 3, n_models=1, settings=lenient(overfitting_max))
         for overfitting_max in (0.01, 0.05, 0.2, 0.499)
     ]
     assert all(less < more for less, more in pairwise(shares))
@@ -82,9 +74,10 @@ def test_more_passes_where_more_overfitting_is_allowed() -> None:
 
 def test_a_strategy_has_to_be_better_than_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_power, "expected_overfitting", lambda cases, *_: np.zeros(len(cases)))
-    terms = {"variance_of_trials": 0.0, "settings": lenient(0.05)}
-    # Without skill, above zero and above a rule as good as itself: three times in eight.
-    assert power(0.0, 365, 3, n_models=1, **terms) == pytest.approx(3 / 8, abs=0.02)
+    # Without skill, above the best that luck expects of three and above a rule as good as itself.
+    expected = (1 - ndtr(expected_maximum_sharpe(3, 1.0)) ** 2) / 2
+    found = power(0.0, 365, 3, n_models=1, settings=lenient(0.05))
+    assert found == pytest.approx(expected, abs=0.02)
 
 
 @pytest.mark.parametrize("n_models", [1, 3, 9])

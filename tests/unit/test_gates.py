@@ -42,7 +42,6 @@ def measured(
         np.zeros(len(returns)) if z_rule is None else z_rule,
         trials,
         n_trials=trials.shape[1] if n_trials is None else n_trials,
-        variance_of_trials=1 / (len(returns) - 1),
         is_out_of_sample=True,
         periods_per_year=365,
         settings=SETTINGS,

@@ -5,7 +5,7 @@ import pytest
 
 from shared.errors import DataError
 from shared.quant.model_families import Between, OneOf, Parameters, Space
-from shared.quant.sharpe_ratio import TrackRecord, deflated_sharpe_ratio
+from shared.quant.sharpe_ratio import TrackRecord, deflated_sharpe_ratio, variance_of_luck
 from shared.quant.trials import Outcome, Trial, TrialLedger, search_parameters
 
 SPACE: Space = {
@@ -95,34 +95,6 @@ def test_the_order_of_parameters_is_no_other_trial() -> None:
     )
 
 
-def ledger_of(*sharpe_ratios: float | None, dataset_id: str = "d") -> TrialLedger:
-    return TrialLedger(
-        Trial("s", {"n": n}, dataset_id, Outcome(0.0, sharpe))
-        for n, sharpe in enumerate(sharpe_ratios)
-    )
-
-
-def test_the_variance_is_that_of_the_other_trials_of_the_history() -> None:
-    ledger = ledger_of(9.0, 0.1, None, 0.4, 0.2)
-    for trial in ledger_of(5.0, -5.0, dataset_id="shorter").trials:
-        ledger.add(trial)
-    found = ledger.variance_beside(ledger.trials[0], 1000)
-    assert found == pytest.approx(np.var([0.1, 0.4, 0.2], ddof=1))
-
-
-def test_the_variance_is_never_less_than_that_of_luck() -> None:
-    for ledger in (ledger_of(0.5), ledger_of(0.5, 0.1, None), ledger_of(0.5, 0.0, 0.0, 0.0)):
-        assert ledger.variance_beside(ledger.trials[0], 101) == pytest.approx(0.01)
-
-
-def test_a_trial_that_is_not_on_the_ledger_is_not_judged_by_it() -> None:
-    ledger = ledger_of(0.1, 0.2, 0.3)
-    with pytest.raises(DataError, match="1 returns"):
-        ledger.variance_beside(ledger.trials[0], 1)
-    with pytest.raises(DataError, match="trial of s is not on the ledger"):
-        ledger.variance_beside(Trial("s", {}, "d", Outcome(0.0)), 100)
-
-
 def luckiest_passes(kind: str, n_trials: int, rng: np.random.Generator) -> bool:
     """Tell whether the best of trials without skill passes the gate of the deflated ratio."""
     n_returns, share = 182, 0.95
@@ -132,11 +104,8 @@ def luckiest_passes(kind: str, n_trials: int, rng: np.random.Generator) -> bool:
     elif kind == "idle":
         sharpe[: int(n_trials * share)] = 0.0
     sharpe /= (n_returns - 1) ** 0.5
-    ledger = ledger_of(*sharpe.tolist())
-    best = ledger.trials[int(sharpe.argmax())]
-    variance = ledger.variance_beside(best, n_returns)
     record = TrackRecord(float(sharpe.max()), n_returns)
-    return deflated_sharpe_ratio(record, n_trials, variance) >= 0.95
+    return deflated_sharpe_ratio(record, n_trials, variance_of_luck(n_returns)) >= 0.95
 
 
 @pytest.mark.parametrize("kind", ["independent", "alike", "idle"])
