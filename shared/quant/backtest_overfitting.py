@@ -96,7 +96,10 @@ def backtest_overfitting(returns: Float2D, n_blocks: int = 16) -> OverfittingEvi
 
 
 def expected_overfitting(
-    sharpe_ratios: Float2D, n_returns: int, rng: np.random.Generator
+    sharpe_ratios: Float2D,
+    n_returns: int,
+    rng: np.random.Generator,
+    correlation: Float2D | None = None,
 ) -> Float1D:
     """Return the probability of overfitting to expect of strategies whose Sharpe ratios are known.
 
@@ -109,6 +112,8 @@ def expected_overfitting(
         Periods of the test.
     rng
         Of the numeric integration.
+    correlation : ndarray of float64, shape (K, K)
+        Of their returns; none by default.
 
     Returns
     -------
@@ -122,12 +127,12 @@ def expected_overfitting(
 
     Notes
     -----
-    For independent normal returns and Sharpe ratios that are small per period. Let S be the ratio
-    over all n periods. Its halves have ratios S + D and S - D, where D is half the difference of
-    the mean of n / 2 periods and that of the others, in deviations: drawn without replacement, D
-    is nearly normal with mean 0 and variance 1 / n, whatever S is. So the probability is that of
-    the strategy with the largest S + D having an S - D at or below the median, over D that are
-    independent from strategy to strategy.
+    For normal returns, independent over time, and Sharpe ratios that are small per period. Let S
+    be the ratio over all n periods. Its halves have ratios S + D and S - D, where D is half the
+    difference of the mean of n / 2 periods and that of the others, in deviations: drawn without
+    replacement, D is nearly normal with mean 0 and variance 1 / n, whatever S is. So the
+    probability is that of the strategy with the largest S + D having an S - D at or below the
+    median, over D that are correlated as the returns are.
 
     Examples
     --------
@@ -142,9 +147,12 @@ def expected_overfitting(
             "column for each of at least two strategies, and at least three returns"
         )
     deviation = np.where(sharpe_ratios == 0, 0.0, n_returns**-0.5)
+    shared = (
+        np.eye(sharpe_ratios.shape[1]) if correlation is None else np.linalg.cholesky(correlation)
+    )
     expected = np.empty(len(sharpe_ratios))
     for case, (ratio, spread) in enumerate(zip(sharpe_ratios, deviation, strict=True)):
-        drawn = spread * rng.normal(size=(N_SPLITS_DRAWN, len(ratio)))
+        drawn = spread * (rng.normal(size=(N_SPLITS_DRAWN, len(ratio))) @ shared.T)
         out_of_sample = ratio - drawn
         of_best = out_of_sample[np.arange(N_SPLITS_DRAWN), (ratio + drawn).argmax(axis=1)]
         n_below = (out_of_sample < of_best[:, np.newaxis]).sum(axis=1)

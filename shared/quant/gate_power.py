@@ -7,6 +7,7 @@ than trying again.
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -15,6 +16,9 @@ from shared.errors import DataError
 from shared.quant.backtest_overfitting import expected_overfitting
 from shared.quant.gate_settings import GateSettings
 from shared.quant.sharpe_ratio import expected_maximum_sharpe, variance_of_luck
+from shared.quant.typing import Float1D, Float2D
+
+Value = TypeVar("Value", float, Float1D)
 
 _N_BACKTESTS = 2500
 """Drawn for a share with a standard error of at most one point."""
@@ -88,30 +92,75 @@ def power_of_gates(
             f"{n_models} models, the z rule and doing nothing of {n_trials} trials: compare at "
             "least one model, and count all of them as trials"
         )
-    luck = variance_of_luck(n_returns)
-    significant = _significant(expected_maximum_sharpe(n_trials, luck), n_returns, settings)
-    needed = max(significant, settings.sharpe_min / math.sqrt(periods_per_year))
-    true = annual_sharpe / math.sqrt(periods_per_year)
-    deviation = math.sqrt((1 + true**2 / 2) * luck)
     if n_models is None:
-        return float(ndtr((true - needed) / deviation))
+        needed = _needed(n_returns, periods_per_year, n_trials, settings)
+        true = annual_sharpe / math.sqrt(periods_per_year)
+        return float(ndtr((true - needed) / math.sqrt(_variance(true, n_returns))))
+    return power_among(
+        np.array([annual_sharpe, *[0.0] * n_models]),
+        np.eye(n_models + 1),
+        n_returns=n_returns,
+        periods_per_year=periods_per_year,
+        n_trials=n_trials,
+        settings=settings,
+    )
+
+
+def power_among(
+    annual_sharpes: Float1D,
+    correlation: Float2D,
+    *,
+    n_returns: int,
+    periods_per_year: float,
+    n_trials: int,
+    settings: GateSettings,
+) -> float:
+    """Return the probability that the first of some strategies passes the gates of a backtest.
+
+    Parameters
+    ----------
+    annual_sharpes : ndarray of float64, shape (K,)
+        True ones net of costs: of the candidate, of the models it is compared with, and last of
+        the z rule. Doing nothing is compared with them.
+    correlation : ndarray of float64, shape (K, K)
+        Of their returns.
+    n_returns, periods_per_year, n_trials, settings
+        As for `power_of_gates`.
+
+    Notes
+    -----
+    As for `power_of_gates`, with estimated ratios that are correlated as the returns are.
+    """
+    true = annual_sharpes / math.sqrt(periods_per_year)
+    needed = _needed(n_returns, periods_per_year, n_trials, settings)
     rng = np.random.default_rng(_SEED)
-    ratios = rng.normal(0, math.sqrt(luck), (_N_BACKTESTS, n_models + 2))
+    drawn = rng.normal(size=(_N_BACKTESTS, len(true)))
     # At even quantiles, so that its own part of the integral has no error of sampling.
-    ratios[:, 0] = true + deviation * ndtri((rng.permutation(_N_BACKTESTS) + 0.5) / _N_BACKTESTS)
-    ratios[:, -1] = 0.0
-    candidate, z_rule = ratios[:, 0], ratios[:, -2]
-    is_passed = (candidate >= needed) & (candidate > z_rule)
-    overfitting = expected_overfitting(ratios[is_passed], n_returns, rng)
+    drawn[:, 0] = ndtri((rng.permutation(_N_BACKTESTS) + 0.5) / _N_BACKTESTS)
+    drawn = np.sqrt(_variance(true, n_returns)) * (drawn @ np.linalg.cholesky(correlation).T)
+    ratios = np.column_stack([true + drawn, np.zeros(_N_BACKTESTS)])
+    is_passed = (ratios[:, 0] >= needed) & (ratios[:, 0] > ratios[:, -2])
+    with_idle = np.eye(len(true) + 1)
+    with_idle[:-1, :-1] = correlation
+    overfitting = expected_overfitting(ratios[is_passed], n_returns, rng, with_idle)
     return float((overfitting <= settings.overfitting_max).sum() / _N_BACKTESTS)
 
 
-def _significant(benchmark: float, n_returns: int, settings: GateSettings) -> float:
-    """Return the least Sharpe ratio that is significantly above a benchmark."""
+def _variance(true: Value, n_returns: int) -> Value:
+    """Return the variance of the estimate of a true Sharpe ratio of normal returns."""
+    return (1 + true**2 / 2) * variance_of_luck(n_returns)
+
+
+def _needed(
+    n_returns: int, periods_per_year: float, n_trials: int, settings: GateSettings
+) -> float:
+    """Return the least Sharpe ratio per period that passes the two gates of it."""
+    best_of_luck = expected_maximum_sharpe(n_trials, variance_of_luck(n_returns))
     # (s - b) sqrt(n - 1) / sqrt(1 + s^2 / 2) >= z from the greater root of
     # (1 - u / 2) s^2 - 2 b s + b^2 - u = 0 on, u = z^2 / (n - 1).
     u = float(ndtri(settings.deflated_sharpe_min)) ** 2 / (n_returns - 1)
     if u >= 2:
         return math.inf
     leading = 1 - u / 2
-    return (benchmark + math.sqrt(benchmark**2 - leading * (benchmark**2 - u))) / leading
+    root = math.sqrt(best_of_luck**2 - leading * (best_of_luck**2 - u))
+    return max((best_of_luck + root) / leading, settings.sharpe_min / math.sqrt(periods_per_year))

@@ -17,11 +17,11 @@ from rich.progress import Progress
 
 from cli.cycle.pipeline import Cycle, cycle_of_market
 from cli.cycle.request import CycleRequest
-from shared.quant.gate_power import power_of_gates
+from shared.quant.gate_power import power_among
 from shared.quant.gate_settings import GateSettings
 from shared.quant.sharpe_ratio import track_record
 from shared.quant.trials import TrialLedger
-from shared.quant.typing import Float1D
+from shared.quant.typing import Float1D, Float2D
 from shared.settings import strategy_of
 from shared.venues.market import RecordedMarket
 from tests.honesty.markets import (
@@ -123,12 +123,10 @@ class Finding:
         The gates it did not pass.
     returns
         Daily, of the candidate's test; empty without one.
-    z_sharpe
-        Annual, of the z rule over the test.
+    rivals
+        Daily, of the other models and last of the z rule, a column each.
     n_trials
         What deflated the candidate's Sharpe ratio.
-    n_models
-        Models compared for overfitting.
     """
 
     rung: str
@@ -138,14 +136,18 @@ class Finding:
     is_promoted: bool
     refused_by: tuple[str, ...]
     returns: Float1D
-    z_sharpe: float
+    rivals: Float2D
     n_trials: int
-    n_models: int
 
     @property
     def sharpe(self) -> float:
         """Annual Sharpe ratio of the candidate over its test, 0 without one."""
         return sharpe_of(self.returns) if self.has_candidate else 0.0
+
+    @property
+    def z_sharpe(self) -> float:
+        """Annual Sharpe ratio of the z rule over the test."""
+        return sharpe_of(self.rivals[:, -1])
 
 
 def sharpe_of(returns: Float1D) -> float:
@@ -190,9 +192,13 @@ def finding(rung: str, seed: int, cycle: Cycle, ledger: TrialLedger) -> Finding:
             if not gate.gate.startswith("shadow") and gate.verdict != "passed"
         ),
         returns=returns,
-        z_sharpe=sharpe_of(cycle.z_track.returns),
+        rivals=np.column_stack(
+            [
+                *(each.track.returns for each in cycle.columns if each is not column),
+                cycle.z_track.returns,
+            ]
+        ),
         n_trials=ledger.n_trials,
-        n_models=len(cycle.columns),
     )
 
 
@@ -243,12 +249,13 @@ class Share:
     Attributes
     ----------
     sharpe, z_sharpe
-        Annual, over the days of all tests together: what the edge is worth to the candidates;
-        and the mean of the z rule's.
+        Annual, over the days of all tests together: what the edge is worth to the candidates
+        and to the z rule.
     promoted
         Share of markets.
     analytic
-        Mean power of the gates at that value, the other models and the z rule without skill.
+        Mean power of the gates where candidate, other models and z rule have the Sharpe ratios
+        and the correlations of all tests together.
     refusals
         How often each gate refused.
     """
@@ -263,21 +270,24 @@ class Share:
 def share_of(findings: Sequence[Finding]) -> Share:
     """Summarise the markets of one edge that have a candidate."""
     reached = [each for each in findings if each.has_candidate]
-    sharpe = sharpe_of(np.concatenate([each.returns for each in reached]))
+    columns = np.concatenate([np.column_stack([f.returns, f.rivals]) for f in reached])
+    sharpes = np.array([sharpe_of(column) for column in columns.T])
+    # Two models that trade alike would leave the correlation without an inverse.
+    correlation = 0.999 * np.corrcoef(columns.T) + 0.001 * np.eye(len(sharpes))
 
     def power(each: Finding) -> float:
-        return power_of_gates(
-            sharpe,
+        return power_among(
+            sharpes,
+            correlation,
             n_returns=len(each.returns),
             periods_per_year=365,
             n_trials=each.n_trials,
-            n_models=each.n_models,
             settings=GateSettings(),
         )
 
     return Share(
-        sharpe=sharpe,
-        z_sharpe=float(np.mean([each.z_sharpe for each in reached])),
+        sharpe=float(sharpes[0]),
+        z_sharpe=float(sharpes[-1]),
         promoted=float(np.mean([each.is_promoted for each in findings])),
         analytic=float(np.mean([power(each) for each in reached])),
         refusals=Counter(gate for each in reached for gate in each.refused_by),
