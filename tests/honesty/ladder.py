@@ -276,6 +276,8 @@ def share_of(findings: Sequence[Finding]) -> Share:
     correlation = 0.999 * np.corrcoef(columns.T) + 0.001 * np.eye(len(sharpes))
 
     def power(each: Finding) -> float:
+        if (each.returns == each.rivals[:, -1]).all():
+            return 0.0  # it trades as the rule does: no luck makes it better
         return power_among(
             sharpes,
             correlation,
