@@ -120,6 +120,9 @@ class DriftCheck(BaseModel):
         Of the fills; empty without any.
     calibration_gap
         Mean forecast less share of outcomes; empty without an outcome.
+    walk_log_odds
+        Natural logarithm of how much likelier the steps of the spreads are if they wander than
+        if they come home as in training; empty where either side is too short.
     action
         What a tripped wire did beside this row.
     """
@@ -128,6 +131,7 @@ class DriftCheck(BaseModel):
     closes_at: datetime
     features: list[FeatureMoved]
     calibration_gap: float | None
+    walk_log_odds: float | None
     slippage: FillsMeasured | None
     is_tripped: bool
     action: TripwireAction | Literal["none"]

@@ -13,6 +13,10 @@ CALIBRATION_GAP = Gauge(
     "mnt_trainer_calibration_gap_ratio",
     "Mean forecast of the champion less the share of outcomes, at the last check",
 )
+WALK_LOG_ODDS = Gauge(
+    "mnt_trainer_walk_log_odds_ratio",
+    "Logarithm of the odds that the champion's spreads wander, at the last check",
+)
 SLIPPAGE = Gauge(
     "mnt_trainer_slippage_ratio",
     "Distance of the fills of late from the opens of their bars, against us, at the last check",

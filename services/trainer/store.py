@@ -465,6 +465,7 @@ async def save_drift(
         "closes_at": instant_of_ms(close_ms),
         "features": [asdict(feature) for feature in found.features],
         "calibration_gap": found.calibration_gap,
+        "walk_log_odds": found.walk_log_odds,
         "slippage": None if found.slippage is None else asdict(found.slippage),
         "is_tripped": bool(found.reasons),
         "action": action,

@@ -73,7 +73,10 @@ class Tripwires:
                 present, names, bar_ms=bar_ms,
                 spread_space=self._settings.features.spread_space, settings=model.label,
             )  # fmt: skip
-            return watch_champion(model, names, training, present, outcomes, drift)
+            return watch_champion(
+                model, names, training, present, outcomes, drift,
+                bar_ms=bar_ms, spread_space=self._settings.features.spread_space,
+            )  # fmt: skip
 
         found = await asyncio.to_thread(watch)
         if found is None:
@@ -116,6 +119,8 @@ class Tripwires:
                 metrics.STABILITY_INDEX.labels(feature.name).set(feature.stability_index)
             if found.calibration_gap is not None:
                 metrics.CALIBRATION_GAP.set(found.calibration_gap)
+            if found.walk_log_odds is not None:
+                metrics.WALK_LOG_ODDS.set(found.walk_log_odds)
             if found.slippage is not None:
                 metrics.SLIPPAGE.labels("realised").set(found.slippage.realised_ppm / 1e6)
                 metrics.SLIPPAGE.labels("modelled").set(found.slippage.modelled_ppm / 1e6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,11 @@ from shared.book.execution import FillTerms
 from shared.book.slippage import FilledInBar, Slippage, measure_slippage
 from shared.quant.drift import FeatureDrift, feature_drift
 from shared.quant.typing import Float2D
+from shared.quant.walk_odds import walk_log_odds
 from shared.sleeves.pairs.dataset import Dataset, PairRows
 from shared.sleeves.pairs.drift_settings import DriftSettings
+from shared.sleeves.pairs.features import SpreadSpace
+from shared.sleeves.pairs.held_reversion import held_reversion
 from shared.sleeves.pairs.stored_model import StoredModel
 
 
@@ -28,6 +32,10 @@ class DriftFound:
         Mean forecast less share of outcomes; None without an outcome.
     reasons
         Why the wire tripped; empty where it did not.
+    walk_log_odds
+        How much likelier the steps of the spreads are if they wander than if they come home as
+        in training, as a natural logarithm; None where either side has too few steps, or they
+        did not come home in training.
     slippage
         Of the fills; None without any, or where a model was checked.
     """
@@ -35,6 +43,7 @@ class DriftFound:
     features: tuple[FeatureDrift, ...]
     calibration_gap: float | None
     reasons: tuple[str, ...]
+    walk_log_odds: float | None = None
     slippage: Slippage | None = None
 
 
@@ -45,6 +54,9 @@ def watch_champion(
     present: Sequence[PairRows],
     outcomes: Dataset,
     settings: DriftSettings,
+    *,
+    bar_ms: int,
+    spread_space: SpreadSpace,
 ) -> DriftFound | None:
     """Compare the present with what a model was trained on.
 
@@ -60,6 +72,8 @@ def watch_champion(
         The labelled rows of late.
     settings
         Bounds.
+    bar_ms, spread_space
+        Length of the trade timeframe's bar, and the space of the spreads.
 
     Returns
     -------
@@ -89,7 +103,33 @@ def watch_champion(
             f"mean forecast less share of outcomes is {gap:+.3f}, beyond "
             f"{settings.calibration_gap_max:g}"
         )
-    return DriftFound(features, gap, tuple(reasons))
+    log_odds = _walk_log_odds(training, present, names, settings, bar_ms, spread_space)
+    if log_odds is not None and log_odds > math.log(settings.walk_odds_max):
+        reasons.append(
+            f"spreads wander rather than come home as in training: the log-odds are "
+            f"{log_odds:.3g}, beyond those of {settings.walk_odds_max:g} to 1"
+        )
+    return DriftFound(features, gap, tuple(reasons), log_odds)
+
+
+def _walk_log_odds(
+    training: Sequence[PairRows],
+    present: Sequence[PairRows],
+    names: Sequence[str],
+    settings: DriftSettings,
+    bar_ms: int,
+    spread_space: SpreadSpace,
+) -> float | None:
+    before, now = (
+        held_reversion(
+            pairs, names, bar_ms=bar_ms, stretch_closes=settings.window_closes,
+            spread_space=spread_space,
+        )
+        for pairs in (training, present)
+    )  # fmt: skip
+    if min(before.n_steps, now.n_steps) < settings.fewest_rows or before.speed <= 0.0:
+        return None
+    return walk_log_odds(now, before.speed)
 
 
 def watch_fills(
@@ -114,7 +154,7 @@ def watch_fills(
             f"{found.n_fills} fills were {found.realised_ppm:.0f} ppm worse than the opens of "
             f"their bars, {found.modelled_ppm:.0f} by the model: beyond it by more than {bound:g}"
         )
-    return DriftFound((), None, tuple(reasons), found)
+    return DriftFound((), None, tuple(reasons), slippage=found)
 
 
 def _pooled(pairs: Sequence[PairRows], places: list[int]) -> Float2D:

@@ -405,6 +405,7 @@ drift_checks = Table(
     _required("closes_at", Instant),
     _required("features", JSONB),
     Column("calibration_gap", Double),
+    Column("walk_log_odds", Double),
     # Of the fills: how many, realised and modelled in millionths; none without a fill.
     Column("slippage", JSONB),
     _required("is_tripped", Boolean),

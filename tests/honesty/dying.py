@@ -82,8 +82,9 @@ def watch_a_dying_edge(seed: int, *, half_life_bars: float) -> Watched:
             spread_space=strategy.features.spread_space, settings=label,
         )  # fmt: skip
         found = watch_champion(
-            champion, whole.table.feature_names, trained_on, present, outcomes, WIRE
-        )
+            champion, whole.table.feature_names, trained_on, present, outcomes, WIRE,
+            bar_ms=HOUR_MS, spread_space=strategy.features.spread_space,
+        )  # fmt: skip
         is_tripped = found is not None and bool(found.reasons)
         if bar > _DIES:
             if is_tripped:

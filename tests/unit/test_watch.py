@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from services.trainer.watch import watch_champion, watch_fills
+from services.trainer.watch import DriftFound, watch_champion, watch_fills
 from shared.book.execution import FillTerms
 from shared.book.instrument import SPOT_STAND_IN, Instrument
 from shared.book.orders import Side
 from shared.book.slippage import FilledInBar
 from shared.quant.calibration import PlattCalibration
 from shared.quant.scorers import LinearScorer
+from shared.quant.typing import Float1D, Float2D
 from shared.sleeves.pairs.dataset import Dataset, PairRows
 from shared.sleeves.pairs.drift_settings import DriftSettings
 from shared.sleeves.pairs.labels import LabelSettings
 from shared.sleeves.pairs.stored_model import StoredModel
 
-NAMES = ("unused", "a", "b", "c")
+NAMES = ("unused", "a", "b", "c", "beta", "alpha", "spread_mean", "spread_std")
 MODEL = StoredModel(
     family="logistic_regression",
     parameters={},
@@ -31,17 +34,37 @@ MODEL = StoredModel(
     n_samples=100,
 )
 SETTINGS = DriftSettings(fewest_rows=100)
+BAR_MS = 300_000
 
 
 def rows(n: int, *shift: float, seed: int = 0) -> list[PairRows]:
     features = np.random.default_rng(seed).normal(size=(n, 4)) + np.array([0.0, *shift])
-    return [PairRows("Y", "X", features, np.ones(n), np.ones(n), np.arange(n, dtype=np.int64))]
+    return [held("Y", features, np.ones(n))]
+
+
+def held(y: str, features: Float2D, close_y: Float1D) -> PairRows:
+    """Return rows of a pair whose spread is the close of its first leg."""
+    n = len(close_y)
+    frozen = np.tile([0.0, 0.0, 100.0, 1.0], (n, 1))
+    closes_at_ms = np.arange(1, n + 1, dtype=np.int64) * BAR_MS
+    return PairRows(y, "X", np.hstack([features, frozen]), close_y, np.ones(n), closes_at_ms)
+
+
+def watch(
+    training: list[PairRows],
+    present: list[PairRows],
+    found: Dataset,
+    settings: DriftSettings = SETTINGS,
+) -> DriftFound | None:
+    return watch_champion(
+        MODEL, NAMES, training, present, found, settings, bar_ms=BAR_MS, spread_space="price"
+    )
 
 
 def outcomes(share: float, n: int = 100) -> Dataset:
     labels = (np.arange(n) < share * n).astype(np.int64)
     spans = np.arange(n, dtype=np.int64)
-    return Dataset(NAMES, np.zeros((n, 4)), labels, spans, spans, np.ones(n))
+    return Dataset(NAMES, np.zeros((n, len(NAMES))), labels, spans, spans, np.ones(n))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +81,7 @@ def test_a_wire_trips_on_many_moved_features_or_on_wrong_forecasts(
     shift: tuple[float, ...], share: float, reasons: list[str]
 ) -> None:
     training, present = rows(2000, 0.0, 0.0, 0.0), rows(500, *shift, seed=1)
-    found = watch_champion(MODEL, NAMES, training, present, outcomes(share), SETTINGS)
+    found = watch(training, present, outcomes(share))
     assert found is not None
     assert len(found.reasons) == len(reasons)
     for reason, start in zip(found.reasons, reasons, strict=True):
@@ -68,11 +91,46 @@ def test_a_wire_trips_on_many_moved_features_or_on_wrong_forecasts(
 
 def test_too_few_rows_say_nothing_and_no_outcome_is_no_gap() -> None:
     training, present = rows(2000, 0.0, 0.0, 0.0), rows(99, 9.0, 9.0, 9.0)
-    assert watch_champion(MODEL, NAMES, training, present, outcomes(0.5), SETTINGS) is None
-    assert watch_champion(MODEL, NAMES, [], training, outcomes(0.5), SETTINGS) is None
-    found = watch_champion(MODEL, NAMES, training, training, outcomes(0.0, n=0), SETTINGS)
+    assert watch(training, present, outcomes(0.5)) is None
+    assert watch([], training, outcomes(0.5)) is None
+    found = watch(training, training, outcomes(0.0, n=0))
     assert found is not None
     assert found.calibration_gap is None
+    # The prices of these rows never change.
+    assert found.walk_log_odds is None
+
+
+def spreads(n_bars: int, speed: float, seed: int) -> list[PairRows]:
+    """Return three pairs whose spreads come home at a speed, with features that never move."""
+    rng = np.random.default_rng(seed)
+    features = np.random.default_rng(0).normal(size=(n_bars, 4))
+    found = []
+    for y in ("A", "B", "C"):
+        spread = np.zeros(n_bars)
+        for bar in range(1, n_bars):
+            spread[bar] = (1.0 - speed) * spread[bar - 1] + rng.normal()
+        found.append(held(y, features, 100.0 + spread))
+    return found
+
+
+@pytest.mark.parametrize(("speed", "is_tripped"), [(0.1, False), (0.3, False), (0.0, True)])
+def test_a_wire_trips_on_spreads_that_came_home_and_wander_now(
+    speed: float, is_tripped: bool
+) -> None:
+    settings = DriftSettings(window_closes=400)
+    found = watch(spreads(2000, 0.1, 1), spreads(400, speed, 2), outcomes(0.5), settings)
+    assert found is not None
+    assert found.walk_log_odds is not None
+    assert (found.walk_log_odds > math.log(20)) is is_tripped
+    expected = "spreads wander rather than come home as in training: the log-odds are "
+    assert [reason.startswith(expected) for reason in found.reasons] == [True] * is_tripped
+
+
+def test_spreads_that_never_came_home_cannot_cease_to() -> None:
+    wandering = spreads(2000, -0.001, 1)
+    found = watch(wandering, spreads(400, 0.0, 2), outcomes(0.5), DriftSettings(window_closes=2000))
+    assert found is not None
+    assert found.walk_log_odds is None
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ class DriftSettings(BaseModel, frozen=True, extra="forbid"):
         exceeds this bound.
     calibration_gap_max
         Tripped where mean forecast and share of outcomes differ by more.
+    walk_odds_max
+        Tripped where the steps of the spreads are so many times likelier of spreads that wander
+        than of spreads that come home as in training: so often, one in this many, such spreads
+        seem to wander by chance.
     action
         What a tripped wire of the champion does beside its row: nothing, train anew, roll back,
         or ask the executor to open nothing until a person lifts that.
@@ -43,6 +47,7 @@ class DriftSettings(BaseModel, frozen=True, extra="forbid"):
     stability_index_max: float = Field(0.25, gt=0)
     features_share_max: float = Field(0.5, ge=0, lt=1)
     calibration_gap_max: float = Field(0.15, gt=0, le=1)
+    walk_odds_max: float = Field(20.0, gt=1)
     action: TripwireAction = "record"
     slippage_excess_max_ppm: float = Field(500.0, gt=0)
     fewest_fills: int = Field(50, gt=0)
