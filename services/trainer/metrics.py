@@ -14,7 +14,7 @@ CALIBRATION_GAP = Gauge(
     "Mean forecast of the champion less the share of outcomes, at the last check",
 )
 WALK_LOG_ODDS = Gauge(
-    "mnt_trainer_walk_log_odds_ratio",
+    "mnt_trainer_walk_log_odds",
     "Logarithm of the odds that the champion's spreads wander, at the last check",
 )
 SLIPPAGE = Gauge(

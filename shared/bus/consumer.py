@@ -278,9 +278,9 @@ class Consumer:
         await self._routes.reload(connection)
 
     async def _start_reading(self) -> None:
-        topics = [topic_named(name) for name in {*self._routes.handlers, *self._owned}]
-        start_after = {name: self._adopted.get(name, "0-0") for name in self._owned}
-        await self._streams.start(topics, start_after, self._receive)
+        consumed = [topic_named(name) for name in self._routes.handlers]
+        look_after = {name: self._adopted.get(name, "0-0") for name in self._owned}
+        await self._streams.start(consumed, look_after, self._receive)
 
     # --- arrival --------------------------------------------------------------------------
 

@@ -4,12 +4,16 @@ FastStream routes the entries and documents the streams. It reads in batches and
 consumer groups: order, retry, gaps and dead letters are the log's business. Its known traps
 are closed here: a concrete start position instead of `$` (which forgets what arrives between
 two polls), a parser that admits plain entries, and an explicit stop.
+
+A service waits for the streams it consumes. Into those it owns, where foreign entries may be,
+it only looks now and then: else each event it publishes would come back at once and take the
+time of whoever waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -29,6 +33,8 @@ KEPT_ENTRIES = 2_000
 _TRIM_EVERY = 256
 _BLOCKED_MS = 1_000
 """How long a reader waits for an entry before it asks again; an entry wakes it at once."""
+_LOOKED_INTO_EVERY_SECONDS = 0.25
+_MOST_READ = 500
 _MOST_DIGITS = 18
 """A longer number is none the log has given: int() refuses one of thousands of digits."""
 
@@ -63,6 +69,8 @@ class Streams:
             redis_url, socket_connect_timeout=5, socket_timeout=10, health_check_interval=30
         )
         self._broker: RedisBroker | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
         self._published: dict[str, int] = {}
 
     async def publish(self, entry: LogEntry, adopted_up_to: str | None = None) -> bool:
@@ -127,17 +135,16 @@ class Streams:
         await self._redis.xtrim(topic, minid=horizon, approximate=True)
 
     async def start(
-        self, topics: Sequence[Topic], start_after: dict[str, str], on_entries: OnEntries
+        self, topics: Sequence[Topic], look_after: Mapping[str, str], on_entries: OnEntries
     ) -> None:
         """Begin to read streams.
 
         Parameters
         ----------
         topics
-            Streams to read.
-        start_after
-            Entry id to start after, for streams where entries may already wait; the others
-            start at their present end.
+            Streams to wait for, from their present end.
+        look_after
+            Streams to look into now and then, by name, each after the entry of this id.
         on_entries
             Called with each batch, in order within a stream.
 
@@ -154,14 +161,34 @@ class Streams:
             middlewares=[_handing_on(on_entries)],
         )
         for topic in topics:
-            last_id = start_after.get(topic.name) or await self._end_of(topic.name)
-            _subscribe(broker, topic, last_id)
+            _subscribe(broker, topic, await self._end_of(topic.name))
         try:
             await broker.start()
         except (RedisError, OSError, TimeoutError) as error:
             await broker.stop()
             raise StoreError(f"Redis did not answer: {error}; is it running?") from error
         self._broker = broker
+        if look_after:
+            self._looking = asyncio.create_task(self._look(dict(look_after), on_entries))
+
+    async def _look(self, after: dict[str, str], on_entries: OnEntries) -> None:
+        """Hand on what is new in some streams, now and then."""
+        while True:
+            try:
+                async with asyncio.timeout(_LOOKED_INTO_EVERY_SECONDS):
+                    await self._ending.wait()
+                return
+            except TimeoutError:
+                pass
+            try:
+                found = await self._redis.xread(after, count=_MOST_READ)
+            except (RedisError, OSError) as error:
+                logger.warning("streams not looked into", topics=[*after], error=str(error))
+                continue
+            for name, rows in dict(found).items():
+                topic = name.decode()
+                on_entries([_entry(topic, entry_id, fields) for entry_id, fields in rows])
+                after[topic] = rows[-1][0].decode()
 
     async def _end_of(self, topic: str) -> str:
         try:
@@ -173,12 +200,20 @@ class Streams:
     @property
     def is_reading(self) -> bool:
         """Whether every subscriber still runs; a ping would not tell."""
-        return self._broker is not None and all(s.running for s in self._broker.subscribers)
+        return (
+            self._broker is not None
+            and all(subscriber.running for subscriber in self._broker.subscribers)
+            and (self._looking is None or not self._looking.done())
+        )
 
     async def stop(self) -> None:
         """Stop reading and close the connections; without it the process hangs at exit."""
         if self._broker is not None:
             await self._broker.stop()
+        if self._looking is not None:
+            # Not cancelled: amid a command the client may swallow that, and then it never ends.
+            self._ending.set()
+            await asyncio.wait([self._looking])
         await self._redis.aclose()
 
 
@@ -204,7 +239,11 @@ def _subscribe(broker: RedisBroker, topic: Topic, last_id: str) -> None:
 
     subscriber = broker.subscriber(
         stream=StreamSub(
-            topic.name, batch=True, last_id=last_id, max_records=500, polling_interval=_BLOCKED_MS
+            topic.name,
+            batch=True,
+            last_id=last_id,
+            max_records=_MOST_READ,
+            polling_interval=_BLOCKED_MS,
         ),
         parser=parse,
         ack_policy=AckPolicy.MANUAL,

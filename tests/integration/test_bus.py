@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from sqlalchemy import Column, MetaData, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from shared.bus import dead_letters, log
+from shared.bus import dead_letters, log, streams
 from shared.bus.consumer import Consumer, Handler, Routes, UnitOfWork
 from shared.bus.dead_letters import DeadLetter
 from shared.bus.log import LogEntry
@@ -758,6 +758,29 @@ async def test_a_plain_entry_added_while_the_owner_was_away_is_adopted_once(bus:
             expected = [note_of(bars(n)) for n in range(hour + 1)]
             await eventually_async(partial(_notes_are, bus, expected))
     assert await bus.log_of("bars.1h") == [note_of(bars(hour)) for hour in (0, 1, 2)]
+
+
+async def test_an_owner_goes_on_looking_after_redis_refused(bus: Bus) -> None:
+    await bus.redis.set("bars.1h", "no stream")
+    async with running(consumer := bus.consumer("ingest", {}, adopting("bars.1h"))):
+        await asyncio.sleep(2 * streams._LOOKED_INTO_EVERY_SECONDS)
+        await bus.redis.delete("bars.1h")
+        await bus.streams.add_plain("bars.1h", bars(0).to_bytes())
+        await eventually_async(lambda: bus.has_notes(bars(0)))
+        assert consumer._streams.is_reading
+
+
+async def test_an_owner_ends_wherever_its_looking_is(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "_LOOKED_INTO_EVERY_SECONDS", 0.002)
+    for wait_ms in range(60):
+        looking = Streams(bus.redis_url)
+        await looking.start([], {"bars.1h": "0-0"}, lambda _entries: None)
+        await asyncio.sleep(wait_ms / 2000)
+        async with asyncio.timeout(20):
+            await looking.stop()
+        assert not looking.is_reading
 
 
 async def test_an_absurd_number_does_not_cost_the_entries_read_with_it(bus: Bus) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shared.bus.log import LogEntry
@@ -43,16 +43,17 @@ class Bus:
         return Port(self, self._world, service)
 
     def attach(
-        self, service: str, topics: Sequence[Topic], start_after: dict[str, str], on: OnEntries
+        self, service: str, topics: Sequence[Topic], look_after: Mapping[str, str], on: OnEntries
     ) -> None:
         """Let a process of a service read; Redis has kept what foreign clients added."""
         reader = self._readers[service]
-        reader.topics, reader.on_entries = frozenset(topic.name for topic in topics), on
+        reader.topics = frozenset((*(topic.name for topic in topics), *look_after))
+        reader.on_entries = on
         kept = [
             each
             for each in self._foreign
-            if each.topic in start_after
-            and entry_order(each.entry_id) > entry_order(start_after[each.topic])
+            if each.topic in look_after
+            and entry_order(each.entry_id) > entry_order(look_after[each.topic])
         ]
         if kept:
             on(kept)
@@ -114,10 +115,10 @@ class Port:
         self._service = service
 
     async def start(
-        self, topics: Sequence[Topic], start_after: dict[str, str], on_entries: OnEntries
+        self, topics: Sequence[Topic], look_after: Mapping[str, str], on_entries: OnEntries
     ) -> None:
         """Let a process read."""
-        self._bus.attach(self._service, topics, start_after, on_entries)
+        self._bus.attach(self._service, topics, look_after, on_entries)
 
     async def publish(self, entry: LogEntry, adopted_up_to: str | None = None) -> bool:
         """Take an entry of the process."""
