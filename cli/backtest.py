@@ -317,7 +317,11 @@ def write_results(
 
 def _tables(result: BacktestResult, settings: StrategySettings) -> dict[str, pa.Table]:
     signals = [
-        {"closes_at": instant_of_ms(at_ms), **signal.model_dump()}
+        {
+            "closes_at": instant_of_ms(at_ms),
+            "roster_closes_at": result.rosters[at_ms],
+            **signal._asdict(),
+        }
         for at_ms, signal in result.signals
     ]
     return {

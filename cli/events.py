@@ -220,7 +220,7 @@ def notable(event: Event) -> Iterator[str]:
             why = f" by override: {event.override_reason}" if event.override_reason else ""
             yield f"{event.name} version {event.model_version} is {event.alias}{why}"
         case SignalsRaised():
-            for signal in event.signals:
+            for signal in event.rows:
                 side = "long" if signal.side > 0 else "short"
                 by = "model" if signal.model_sha256 else "z rule"
                 yield (

@@ -11,6 +11,9 @@ from datetime import UTC, datetime, timedelta
 
 from shared.errors import DataError
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
 
 def utc_now() -> datetime:
     """Return the present instant as an aware UTC datetime."""
@@ -55,4 +58,4 @@ def instant_of_ms(epoch_ms: int) -> datetime:
 
 def ms_of_instant(instant: datetime) -> int:
     """Return milliseconds since 1970 of an aware instant, exactly."""
-    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return (instant - _EPOCH) // _MILLISECOND

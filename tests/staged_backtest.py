@@ -233,7 +233,8 @@ class _Stages:
         result, tally = self.result, self.result.tally
         tally.rows["features"].extend(feature_rows(computed))
         tally.rows["signals"].extend(
-            digests.signal_row(raised.closes_at_ms, signal) for signal in raised.signals
+            digests.signal_row(raised.closes_at_ms, raised.roster_closes_at, signal)
+            for signal in raised.rows
         )
         tally.intents += n_intents
         result.signals.append(raised)

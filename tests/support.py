@@ -21,7 +21,7 @@ from shared.events.features import PairStatus
 from shared.events.ingest import Bar, BarsClosed
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
 from shared.events.screener import PairsScreened, RosterPair
-from shared.events.signals import Mark, Signal
+from shared.events.signals import Signal
 from shared.quant.calibration import PlattCalibration
 from shared.quant.scorers import LinearScorer
 from shared.quant.typing import Float1D
@@ -184,7 +184,6 @@ def signal(
         entered_at=instant_of_ms(MIDNIGHT_MS),
         close_y=closes[0],
         close_x=closes[1],
-        roster_closes_at=None,
         model_sha256=None,
     )
 
@@ -249,7 +248,7 @@ def settle(
         closes_at=instant_of_ms(closes_at_ms),
         timeframe="5m",
         intents=tuple(intents),
-        marks=tuple(Mark(symbol=symbol, price=price) for symbol, price in prices.items()),
+        marks=dict(prices),
     )
     identity = Identity("paper", "run")
     return settle_close(

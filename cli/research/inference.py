@@ -30,7 +30,7 @@ from shared.clock import instant_of_ms, ms_of_instant, timeframe_ms, utc_now
 from shared.errors import ContractError, DataError
 from shared.events.base import describe_faults
 from shared.events.portfolio import SubmitOrder
-from shared.events.signals import Mark, Signal, SignalsRaised
+from shared.events.signals import Signal, SignalFact, SignalsRaised
 from shared.quant.bars import Bars
 from shared.registry import ModelRegistry
 from shared.sleeves.pairs.features import SpreadSpace, warmup_bars
@@ -59,7 +59,7 @@ class SignalLine(BaseModel, frozen=True, extra="forbid"):
     """
 
     closes_at: AwareDatetime
-    signal: Signal
+    signal: SignalFact
     exit: ExitPlan
     gross_usdt: float
     lots_y: int
@@ -109,8 +109,11 @@ def infer(
         result = decide(known, model, bars)
         closes = result.trading.table.closes_at_ms
         first_ms = 0 if last_closes is None else int(closes[-last_closes:][0])
+        instruments, strategy = result.prepared.market.instruments, known.strategy
         lines = [
-            _line(at_ms, signal, result.prepared.market.instruments, known.strategy, run_id)
+            _line(
+                at_ms, SignalFact.of(signal, result.rosters[at_ms]), instruments, strategy, run_id
+            )
             for at_ms, signal in result.signals
             if at_ms >= first_ms
         ]
@@ -160,7 +163,7 @@ def _run_of(production: Path, registry: ModelRegistry | None) -> str | None:
 
 def _line(
     at_ms: int,
-    signal: Signal,
+    signal: SignalFact,
     instruments: Mapping[str, Instrument],
     strategy: StrategySettings,
     run_id: str | None,
@@ -225,7 +228,7 @@ async def update_bars(production: Path, out: Path, venue_url: str, progress: Pro
     await ingest_venue(venue_url, "binance", request, strategy.ingest, out, progress)
 
 
-def read_signals(path: Path) -> list[tuple[int, Signal]]:
+def read_signals(path: Path) -> list[tuple[int, SignalFact]]:
     """Read the signals of a file, each with its close.
 
     Raises
@@ -288,7 +291,7 @@ def aggregate(
     """
 
     def make() -> dict[str, Any]:
-        merged: dict[tuple[int, str, str, str], Signal] = {}
+        merged: dict[tuple[int, str, str, str], SignalFact] = {}
         for path in signals:
             for at_ms, signal in read_signals(path):
                 key = (at_ms, signal.y, signal.x, signal.action)
@@ -309,7 +312,7 @@ def aggregate(
                 strategy.portfolio.capital_e8,
             )  # fmt: skip
         document = latest_orders(
-            [(key[0], signal) for key, signal in sorted(merged.items(), key=lambda item: item[0])],
+            [(key[0], merged[key].signal) for key in sorted(merged)],
             market.instruments, last_marks(accepted), int(accepted.closes_at_ms[-1]),
             strategy.portfolio, strategy.features.spread_space, strategy.trade_timeframe,
             control,
@@ -377,11 +380,12 @@ def latest_orders(
     for at_ms, raised in by_close.items():
         live = {key: target for key, target in live.items() if leaving.get(key, at_ms) >= at_ms}
         leaving = {key: left_ms for key, left_ms in leaving.items() if key in live}
-        event = SignalsRaised(
+        event = SignalsRaised.of_rows(
+            raised,
             closes_at=instant_of_ms(at_ms),
             timeframe=timeframe,
-            signals=tuple(raised),
-            marks=tuple(Mark(symbol=s, price=p) for s, p in sorted(marks.items())),
+            roster_closes_at=None,  # a plan does not ask for it
+            marks=marks,
         )
         plan = plan_intents(live, event, instruments, limits, spread_space)
         if control is not None:

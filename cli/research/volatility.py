@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -170,7 +170,7 @@ def _scaled(
             continue
         live[key] = slot._replace(notional_y_e8=notionals["y"], notional_x_e8=notionals["x"])
         scaled = intent.model_copy(update={"legs": tuple(legs)})
-        decisions.append(replace(decision, intent=scaled))
+        decisions.append(decision._replace(intent=scaled))
     intents = tuple(d.intent for d in decisions if d.intent is not None)
     requested = plan.requested.model_copy(update={"intents": intents})
     return IntentPlan(requested, tuple(decisions), live)

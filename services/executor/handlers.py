@@ -260,8 +260,7 @@ class Executor:
             if in_flight(self._ledger):
                 raise RetryableError("orders are in flight: waiting for the venue's word on them")
         reports = await self._poll()
-        symbols = {mark.symbol for mark in requested.marks}
-        if not symbols <= self._instruments.keys():
+        if not requested.marks.keys() <= self._instruments.keys():
             await self._load_instruments(unit.connection)
         submitted_at_ms = None
         if requested.intents:

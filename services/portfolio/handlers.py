@@ -55,7 +55,7 @@ class Portfolio:
 
     async def plan(self, raised: SignalsRaised, unit: UnitOfWork) -> None:
         """Plan, record and publish the intents of a close."""
-        symbols = {s for signal in raised.signals for s in (signal.y, signal.x)}
+        symbols = {*raised.y, *raised.x}
         if not symbols <= self._instruments.keys():
             venue = self._settings.venue_name
             self._instruments = await load_instruments(unit.connection, venue)

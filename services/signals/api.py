@@ -15,13 +15,13 @@ from shared.clock import instant_of_ms
 from shared.database.engine import snapshot
 from shared.errors import ContractError
 from shared.events.base import Finite
-from shared.events.signals import Signal
+from shared.events.signals import SignalFact
 from shared.rest import Limit, PairName, Since, Until, refusals
 from shared.service import ServedBy
 from shared.settings import Settings
 
 
-class RecordedSignal(Signal):
+class RecordedSignal(SignalFact):
     """A signal and its close."""
 
     closes_at: datetime

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.database.engine import Insertion
 from shared.database.filters import of_pair, within
 from shared.database.tables import models, rule_memory, shadow_closes, signals
-from shared.events.signals import SignalsRaised
+from shared.events.signals import SignalFact, SignalsRaised
 from shared.events.trainer import ModelPromoted
 from shared.sleeves.pairs.rules import PairTrade
 
@@ -51,8 +51,9 @@ def _json_of(trades: Trades) -> str:
 
 def signal_rows(raised: SignalsRaised, lineage: Mapping[str, str]) -> Insertion:
     """Return the rows that record the signals of a close."""
-    rows = [vars(signal) for signal in raised.signals]
-    return Insertion(signals, rows, common={"closes_at": raised.closes_at, **lineage})
+    rows = [signal._asdict() for signal in raised.rows]
+    common = {"closes_at": raised.closes_at, "roster_closes_at": raised.roster_closes_at}
+    return Insertion(signals, rows, common={**common, **lineage})
 
 
 _SAVE_SHADOW = text(
@@ -80,15 +81,14 @@ async def save_shadow(
 
     More features of the same close, from a symbol whose bar came late, add to its row.
     """
+    decided = [SignalFact.of(signal, raised.roster_closes_at) for signal in raised.rows]
     await connection.execute(
         _SAVE_SHADOW,
         {
             "sha256": sha256,
             "closes_at": raised.closes_at,
             "n_rows": n_rows,
-            "signals": orjson.dumps(
-                [signal.model_dump(mode="json") for signal in raised.signals]
-            ).decode(),
+            "signals": orjson.dumps([fact.model_dump(mode="json") for fact in decided]).decode(),
             "trades": _json_of(trades),
             **lineage,
         },

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def pair_rows(screened: PairsScreened) -> list[Row]:
     ]
 
 
-def signal_row(closes_at_ms: int, signal: Signal) -> Row:
+def signal_row(closes_at_ms: int, roster_closes_at: datetime | None, signal: Signal) -> Row:
     """Return a signal as a row: (closes_at_ms, y, x, action, ...)."""
     return (
         closes_at_ms,
@@ -97,7 +98,7 @@ def signal_row(closes_at_ms: int, signal: Signal) -> Row:
         ms_of_instant(signal.entered_at),
         signal.close_y,
         signal.close_x,
-        None if signal.roster_closes_at is None else ms_of_instant(signal.roster_closes_at),
+        None if roster_closes_at is None else ms_of_instant(roster_closes_at),
         signal.model_sha256,
     )
 

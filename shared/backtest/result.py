@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Literal
 
@@ -73,7 +74,6 @@ class BacktestResult:
             z_score, confidence, hedge_ratio, intercept, *floats = floats
             spread_mean, spread_std, close_y, close_x = floats
             y, x = table.pairs[pair]
-            roster_ms = int(table.roster_at_ms[close])
             signal = Signal(
                 sleeve=SLEEVE,
                 y=y,
@@ -91,12 +91,22 @@ class BacktestResult:
                 entered_at=instant_of_ms(entered_at_ms),
                 close_y=close_y,
                 close_x=close_x,
-                roster_closes_at=None if roster_ms == NO_ROSTER else instant_of_ms(roster_ms),
                 model_sha256=self.model_sha256 if is_by_model else None,
                 size_ppm=size_ppm,
             )
             signals.append((int(table.closes_at_ms[close]), signal))
         return signals
+
+    @cached_property
+    def rosters(self) -> dict[int, datetime | None]:
+        """The screen whose roster was followed, by close; `None` before the first one."""
+        table = self.trading.table
+        return {
+            close_ms: None if roster_ms == NO_ROSTER else instant_of_ms(roster_ms)
+            for close_ms, roster_ms in zip(
+                table.closes_at_ms.tolist(), table.roster_at_ms.tolist(), strict=True
+            )
+        }
 
     @cached_property
     def positions(self) -> dict[str, PairPosition]:
@@ -195,7 +205,10 @@ class BacktestResult:
             rows={
                 "pairs": [row for screen in prepared.screens for row in digests.pair_rows(screen)],
                 "features": list(self._feature_rows()),
-                "signals": [digests.signal_row(at_ms, signal) for at_ms, signal in self.signals],
+                "signals": [
+                    digests.signal_row(at_ms, self.rosters[at_ms], signal)
+                    for at_ms, signal in self.signals
+                ],
                 "orders": [digests.order_row(order) for order in self.orders.values()],
                 "fills": [digests.fill_row(fill) for fill in self.fills],
                 "positions": [digests.position_row(each) for each in self.positions.values()],

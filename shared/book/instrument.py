@@ -35,6 +35,10 @@ PERPETUAL = "perpetual"
 SCALES = tuple(float(10**decimals) for decimals in range(NOTIONAL_DECIMALS + 1))
 """Units in one of the currency, by decimals."""
 
+_NOTIONAL_STEPS = tuple(int(10**decimals) for decimals in range(NOTIONAL_DECIMALS, -1, -1))
+_units_below = interpreted(units_below)
+_units_nearest = interpreted(units_nearest)
+
 Rounding = Literal["up", "down", "nearest"]
 
 _ROUNDINGS: Mapping[Rounding, str] = {
@@ -117,7 +121,7 @@ class Instrument:
             If the price is not finite or not positive.
         """
         if rounding == "nearest" and _is_small(price, self.price_decimals):
-            return max(1, interpreted(units_nearest)(float(price), SCALES[self.price_decimals]))
+            return max(1, _units_nearest(float(price), SCALES[self.price_decimals]))
         exact = _decimal_of(price)
         if not exact.is_finite() or exact <= 0:
             raise DataError(f"{self.symbol}: price {price} is not a positive number")
@@ -136,7 +140,7 @@ class Instrument:
             If the quantity is not finite or is negative.
         """
         if _is_small(quantity, self.lot_decimals):
-            return interpreted(units_below)(float(quantity), SCALES[self.lot_decimals])
+            return _units_below(float(quantity), SCALES[self.lot_decimals])
         exact = _decimal_of(quantity)
         if not exact.is_finite() or exact < 0:
             raise DataError(
@@ -159,7 +163,7 @@ class Instrument:
     @property
     def notional_step(self) -> int:
         """Notional of one lot at one tick, in 1e-8 of the quote currency."""
-        return int(10 ** (NOTIONAL_DECIMALS - self.price_decimals - self.lot_decimals))
+        return _NOTIONAL_STEPS[self.price_decimals + self.lot_decimals]
 
 
 def derive_instrument(symbol: str, reference_price: float) -> Instrument:

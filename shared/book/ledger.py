@@ -244,11 +244,10 @@ def settle_close(
     draft = _Draft(ledger, instruments, requested.closes_at_ms, guard)
     for report in reports:
         _watch_slippage(draft, report)
-    for mark in requested.marks:
-        if mark.symbol in instruments and not draft.is_late:
-            instrument = instruments[mark.symbol]
-            draft.marks_ticks[mark.symbol] = instrument.price_ticks(mark.price, "nearest")
-            draft.fresh_symbols.add(mark.symbol)
+    for symbol, price in requested.marks.items():
+        if symbol in instruments and not draft.is_late:
+            draft.marks_ticks[symbol] = instruments[symbol].price_ticks(price, "nearest")
+            draft.fresh_symbols.add(symbol)
     for report in reports:
         _book_report(draft, report)
     _charge_due_funding(draft, terms)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -13,6 +12,8 @@ from shared.quant.compiled import interpreted
 
 E8 = 100_000_000
 _RATIO_UNIT = 1_000_000
+_share_below = interpreted(share_below)
+_leg_targets = interpreted(leg_targets)
 
 
 class SizingSettings(BaseModel, frozen=True, extra="forbid"):
@@ -49,7 +50,7 @@ class SizingSettings(BaseModel, frozen=True, extra="forbid"):
 
 def part_of_gross_e8(gross_e8: int, size_ppm: int) -> int:
     """Return the part of a pair's gross notional that an entry is to get, in millionths of it."""
-    return interpreted(share_below)(gross_e8, size_ppm, PARTS_PER_MILLION)
+    return _share_below(gross_e8, size_ppm, PARTS_PER_MILLION)
 
 
 def fraction_of_e8(amount_e8: int, fraction: float) -> int:
@@ -57,8 +58,7 @@ def fraction_of_e8(amount_e8: int, fraction: float) -> int:
     return amount_e8 * round(fraction * _RATIO_UNIT) // _RATIO_UNIT
 
 
-@dataclass(frozen=True, slots=True)
-class PairSize:
+class PairSize(NamedTuple):
     """Unsigned lots of each leg and the notionals they stand for at the sizing price."""
 
     lots_y: int
@@ -100,12 +100,8 @@ def size_pair(
     ticks_y = instrument_y.price_ticks(price_y, "nearest")
     ticks_x = instrument_x.price_ticks(price_x, "nearest")
     ratio = hedge_ratio if spread_space == "log" else hedge_ratio * price_x / price_y
-    target_y_e8, target_x_e8 = interpreted(leg_targets)(gross_e8, ratio)
-    lots_y = target_y_e8 // instrument_y.notional_e8(ticks_y, 1)
-    lots_x = target_x_e8 // instrument_x.notional_e8(ticks_x, 1)
-    return PairSize(
-        lots_y,
-        lots_x,
-        instrument_y.notional_e8(ticks_y, lots_y),
-        instrument_x.notional_e8(ticks_x, lots_x),
-    )
+    target_y_e8, target_x_e8 = _leg_targets(gross_e8, ratio)
+    lot_y_e8 = instrument_y.notional_e8(ticks_y, 1)
+    lot_x_e8 = instrument_x.notional_e8(ticks_x, 1)
+    lots_y, lots_x = target_y_e8 // lot_y_e8, target_x_e8 // lot_x_e8
+    return PairSize(lots_y, lots_x, lots_y * lot_y_e8, lots_x * lot_x_e8)

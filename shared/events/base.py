@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError
@@ -72,6 +73,20 @@ class Event(Fact):
             return cls.model_validate_json(payload)
         except ValidationError as error:
             raise ContractError(f"{cls.__name__}: {describe_faults(error)}") from error
+
+
+def require_one_length(columns: Mapping[str, Sequence[object]]) -> None:
+    """Check that the columns of an event have an entry for each row.
+
+    Raises
+    ------
+    ValueError
+        If one is longer than another; with the length of each.
+    """
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(f"the columns have different lengths: {told}")
 
 
 def describe_faults(error: ValidationError) -> str:

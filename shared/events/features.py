@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import model_validator
 
-from shared.events.base import Event, Finite, Instant, Symbol
+from shared.events.base import Event, Finite, Instant, Symbol, require_one_length
 
 PairStatus = Literal["active", "closing_only"]
 
@@ -73,20 +73,20 @@ class FeaturesComputed(Event):
         )
 
     @property
+    def columns(self) -> dict[str, tuple[Any, ...]]:
+        """The columns of the pairs by the names that a `FeatureRow` has for them."""
+        return {name: getattr(self, name) for name in FeatureRow._fields}
+
+    @property
     def rows(self) -> tuple[FeatureRow, ...]:
         """The columns pair by pair."""
-        columns = (self.y, self.x, self.status, self.close_y, self.close_x, self.values)
-        return tuple(FeatureRow(*row) for row in zip(*columns, strict=True))
+        return tuple(map(FeatureRow._make, zip(*self.columns.values(), strict=True)))
 
     @model_validator(mode="after")
     def _columns_fit(self) -> Self:
-        lengths = {name: len(getattr(self, name)) for name in FeatureRow._fields}
-        if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise ValueError(f"the columns have different lengths: {told}")
+        require_one_length(self.columns)
+        n_features = len(self.feature_names)
         for y, x, values in zip(self.y, self.x, self.values, strict=True):
-            if len(values) != len(self.feature_names):
-                raise ValueError(
-                    f"{y}~{x} has {len(values)} values for {len(self.feature_names)} features"
-                )
+            if len(values) != n_features:
+                raise ValueError(f"{y}~{x} has {len(values)} values for {n_features} features")
         return self

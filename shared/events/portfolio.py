@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from shared.events.base import Event, Fact, Finite, Symbol
-from shared.events.signals import Mark
+from shared.events.signals import Price
 
 
 class OrderLeg(Fact):
@@ -38,8 +38,16 @@ class SubmitOrder(Fact):
 
 
 class OrdersRequested(Event):
-    """Every intent of one close; often none."""
+    """Every intent of one close; often none.
+
+    Attributes
+    ----------
+    marks
+        As the signals had them.
+    """
+
+    version: Literal[2] = 2  # type: ignore[assignment]  # the first had an object for each mark
 
     timeframe: str
     intents: tuple[SubmitOrder, ...]
-    marks: tuple[Mark, ...]
+    marks: dict[Symbol, Price]

@@ -26,13 +26,13 @@ from shared.events.ingest import Bar, BarsClosed
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
 from shared.events.schemas import FOLDER, schema_documents, write_schemas
 from shared.events.screener import PairsScreened, RosterPair
-from shared.events.signals import Mark, Signal, SignalsRaised
+from shared.events.signals import Signal, SignalFact, SignalsRaised
 from shared.events.trainer import DriftTripped, ModelPromoted
 
 CLOSE = instant_of_ms(1_704_110_400_250)
 BEFORE = CLOSE - timedelta(hours=1)
 SHA256 = "0f" * 32
-MARK = Mark(symbol="AAA", price=0.1 + 0.2)  # no short decimal: it must survive to the bit
+MARKS = {"AAA": 0.1 + 0.2}  # no short decimal: it must survive to the bit
 
 SAMPLES: tuple[Event, ...] = (
     BarsClosed(
@@ -82,10 +82,8 @@ SAMPLES: tuple[Event, ...] = (
         warming_up=("C~D",),
     ),
     ModelPromoted(closes_at=CLOSE, name="pairs", alias="champion", model_version=3, sha256=SHA256),
-    SignalsRaised(
-        closes_at=CLOSE,
-        timeframe="5m",
-        signals=(
+    SignalsRaised.of_rows(
+        (
             Signal(
                 sleeve="pairs",
                 y="AAA",
@@ -103,11 +101,13 @@ SAMPLES: tuple[Event, ...] = (
                 entered_at=CLOSE,
                 close_y=1.0,
                 close_x=2.0,
-                roster_closes_at=BEFORE,
                 model_sha256=SHA256,
             ),
         ),
-        marks=(MARK,),
+        closes_at=CLOSE,
+        timeframe="5m",
+        roster_closes_at=BEFORE,
+        marks=MARKS,
     ),
     OrdersRequested(
         closes_at=CLOSE,
@@ -125,7 +125,7 @@ SAMPLES: tuple[Event, ...] = (
                 legs=(OrderLeg(leg="y", symbol="AAA", side="buy", quantity_lots=2**60),),
             ),
         ),
-        marks=(MARK,),
+        marks=MARKS,
     ),
     OrdersUpdated(
         closes_at=CLOSE,
@@ -296,9 +296,58 @@ def test_a_bar_that_is_no_number_is_taken_as_it_comes() -> None:
 @pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity"])
 def test_a_mark_that_is_no_number_is_refused(value: bytes) -> None:
     sample = SAMPLES[4]
-    payload = sample.to_bytes().replace(b'"price":0.30000000000000004', b'"price":' + value)
+    payload = sample.to_bytes().replace(b'"AAA":0.30000000000000004', b'"AAA":' + value)
     assert payload != sample.to_bytes()
-    assert "marks.0.price: " in fault_of(sample, payload)
+    assert "marks.AAA: " in fault_of(sample, payload)
+
+
+def test_signals_of_the_first_form_are_refused_by_their_version() -> None:
+    first_form = {"version": 1, "closes_at": "2024-01-01T12:00:00Z", "timeframe": "5m"}
+    payload = json.dumps({**first_form, "signals": [], "marks": []}).encode()
+    assert "SignalsRaised: version: Input should be 2 (got 1)" in fault_of(SAMPLES[4], payload)
+
+
+def test_a_column_of_another_length_is_refused_with_all_lengths() -> None:
+    fault = fault_of(SAMPLES[4], changed(SAMPLES[4], reason=["reverted", "stopped"]))
+    assert "the columns have different lengths: sleeve 1, y 1, x 1, action 1" in fault
+    assert "reason 2" in fault
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("side", 0),
+        ("action", "hold"),
+        ("y", ""),
+        ("size_ppm", 0),
+        ("size_ppm", 1_000_001),
+        ("model_sha256", "champion"),
+        ("entered_at", "2024-01-01T12:00:00"),
+        ("strength", None),
+    ],
+)
+def test_a_value_of_a_column_out_of_its_bounds_is_refused(column: str, value: object) -> None:
+    fault = fault_of(SAMPLES[4], changed(SAMPLES[4], **{column: [value]}))
+    assert fault.startswith(f"SignalsRaised: {column}.0: ")
+
+
+def test_signals_by_themselves_are_those_of_the_event() -> None:
+    raised = SAMPLES[4]
+    assert isinstance(raised, SignalsRaised)
+    (row,) = raised.rows
+    fact = SignalFact.of(row, raised.roster_closes_at)
+    assert fact.roster_closes_at == BEFORE
+    again = SignalFact.model_validate_json(fact.model_dump_json())
+    assert again == fact
+    assert again.signal == row
+
+
+def test_a_close_without_signals_has_empty_columns() -> None:
+    nothing = SignalsRaised.of_rows(
+        (), closes_at=CLOSE, timeframe="5m", roster_closes_at=None, marks={}
+    )
+    assert nothing.rows == ()
+    assert SignalsRaised.from_bytes(nothing.to_bytes()) == nothing
 
 
 def test_a_feature_row_of_another_length_than_the_names_is_refused() -> None:

@@ -18,7 +18,6 @@ from shared.book.instrument import Instrument
 from shared.clock import instant_of_ms
 from shared.database.tables import instruments
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
-from shared.events.signals import Mark
 from shared.events.trainer import DriftTripped, TripwireAction
 from tests.serving import Record, Served, recording, serving, settings_in_environment
 from tests.support import eventually_async
@@ -84,10 +83,7 @@ class Trading:
                 closes_at=instant_of_ms(close_ms(number)),
                 timeframe="5m",
                 intents=intents,
-                marks=tuple(
-                    Mark(symbol=s, price=float(self.venue.prices[s.replace("/", "")]))
-                    for s in self.symbols
-                ),
+                marks={s: float(self.venue.prices[s.replace("/", "")]) for s in self.symbols},
             ),
         )
 

@@ -15,7 +15,6 @@ from shared.book.instrument import derive_instrument
 from shared.clock import instant_of_ms
 from shared.database.tables import instruments
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
-from shared.events.signals import Mark
 from shared.venues.paper_control import PaperControl
 from tests.paper_venue import KEY, SECRET, close_ms, controlled, settings_in
 from tests.paper_venue import serving as serving_venue
@@ -42,7 +41,7 @@ class Trading:
             closes_at=instant_of_ms(close_ms(number)),
             timeframe="5m",
             intents=intents,
-            marks=(Mark(symbol=Y, price=100.0 + number), Mark(symbol=X, price=5000.0)),
+            marks={Y: 100.0 + number, X: 5000.0},
         )
         await self.record.publish("orders.requested", requested)
         await self.record.is_handled("executor")

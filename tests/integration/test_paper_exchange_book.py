@@ -28,7 +28,6 @@ from shared.book.ledger import (
 from shared.book.orders import Order, OrderState
 from shared.clock import instant_of_ms
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
-from shared.events.signals import Mark
 from shared.quant.bar_checks import BarCheckSettings, check_bars
 from shared.quant.bars import Bars
 from shared.venues.recorded import read_bar_files
@@ -79,7 +78,7 @@ class Executor:
         self.settlement: Settlement | None = None
 
     def settle(
-        self, closes_at_ms: int, marks: Sequence[Mark], intents: Sequence[SubmitOrder]
+        self, closes_at_ms: int, marks: Mapping[str, float], intents: Sequence[SubmitOrder]
     ) -> None:
         """Take the venue and the book through one close."""
         self.exchange.move(closes_at_ms)
@@ -87,7 +86,7 @@ class Executor:
             closes_at=instant_of_ms(closes_at_ms),
             timeframe="5m",
             intents=tuple(intents),
-            marks=tuple(marks),
+            marks=dict(marks),
         )
         reports = [self._report(o) for o in self.ledger.orders.values() if o.is_working]
         identity = Identity("paper", "run")
@@ -131,12 +130,12 @@ class Executor:
         return OrderReport(order.client_order_id, STATES[found.status], executions)
 
 
-def marks_at(bars: Bars, closes_at_ms: int) -> list[Mark]:
+def marks_at(bars: Bars, closes_at_ms: int) -> dict[str, float]:
     closed = bars.at(closes_at_ms)
-    return [
-        Mark(symbol=closed.symbols[code], price=price)
+    return {
+        closed.symbols[code]: price
         for code, price in zip(closed.symbol_code.tolist(), closed.close.tolist(), strict=True)
-    ]
+    }
 
 
 def opening(
@@ -166,8 +165,8 @@ def closing(closes_at_ms: int, opened: SubmitOrder) -> SubmitOrder:
     )
 
 
-def lots_worth(usdt: float, symbol: str, marks: Sequence[Mark], instrument: Instrument) -> int:
-    price = next(mark.price for mark in marks if mark.symbol == symbol)
+def lots_worth(usdt: float, symbol: str, marks: Mapping[str, float], instrument: Instrument) -> int:
+    price = marks[symbol]
     return instrument.lots_of(usdt / price)
 
 
@@ -194,7 +193,7 @@ def test_wallet_and_cash_are_equal_at_every_close_and_when_all_is_closed(
     n_positions = 0
     for number, closes_at_ms in enumerate(closes):
         marks = marks_at(bars, closes_at_ms)
-        here = {mark.symbol for mark in marks}
+        here = marks.keys()
         intents = []
         is_last_day = number > len(closes) - 288
         for pair in pairs:

@@ -29,7 +29,7 @@ from shared.database.tables import (
 )
 from shared.events.executor import PositionsChanged, PositionStatus
 from shared.events.features import FeatureRow, FeaturesComputed
-from shared.events.signals import Mark, Signal, SignalsRaised
+from shared.events.signals import Signal, SignalsRaised
 from shared.sleeves.pairs.features import FeatureSettings, feature_names
 from tests.serving import Record, Served, serving
 
@@ -580,17 +580,17 @@ def signal(y: str, action: str = "enter", number: int = 1) -> Signal:
         entered_at=at(5 * number),
         close_y=100.0,
         close_x=100.0,
-        roster_closes_at=None,
         model_sha256=None,
     )
 
 
 def raised(number: int, *signals: Signal) -> SignalsRaised:
-    return SignalsRaised(
+    return SignalsRaised.of_rows(
+        signals,
         closes_at=at(5 * number),
         timeframe="5m",
-        signals=signals,
-        marks=(Mark(symbol=Y, price=100.0),),
+        roster_closes_at=None,
+        marks={Y: 100.0},
     )
 
 

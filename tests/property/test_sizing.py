@@ -138,14 +138,15 @@ def test_no_entry_exceeds_a_cap_whatever_is_signalled(
     to_close: list[str] = []
     # The settings may change under a book that was filled before.
     for n, settings in enumerate(s for s in in_force for _ in range(n_closes)):
-        raised = SignalsRaised(
+        raised = SignalsRaised.of_rows(
+            random_signals(random),
             closes_at=instant_of_ms(MIDNIGHT_MS + n * BAR_MS),
             timeframe="5m",
-            signals=tuple(random_signals(random)),
-            marks=(),
+            roster_closes_at=None,
+            marks={},
         )
         plan = plan_intents(live, raised, INSTRUMENTS, settings, "log")
-        assert len(plan.decisions) == len(raised.signals)
+        assert len(plan.decisions) == len(raised.rows)
         entries = [intent for intent in plan.requested.intents if intent.action == "open"]
         for intent in plan.requested.intents:
             if intent.action == "close":

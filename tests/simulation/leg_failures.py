@@ -29,7 +29,6 @@ from shared.book.orders import Order, OrderState
 from shared.book.positions import PairPosition
 from shared.clock import instant_of_ms
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
-from shared.events.signals import Mark
 
 UNIT = 10**8
 BAR_MS = 300_000
@@ -151,7 +150,7 @@ class Legs:
             closes_at=instant_of_ms(OPENED_AT_MS + self.n_closes * BAR_MS),
             timeframe="5m",
             intents=tuple(intents),
-            marks=tuple(Mark(symbol=name, price=price) for name, price in self._prices.items()),
+            marks=dict(self._prices),
         )
         settled = settle_close(
             self.ledger,

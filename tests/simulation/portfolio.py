@@ -8,7 +8,6 @@ from shared.bus import log
 from shared.bus.log import LogEntry
 from shared.clock import instant_of_ms
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
-from shared.events.signals import Mark
 from tests.simulation.world import INSTRUMENTS, N_FAULTY, World, close_ms
 
 TOPIC = "orders.requested"
@@ -75,10 +74,7 @@ class Portfolio:
             closes_at=instant_of_ms(close_ms(number)),
             timeframe="5m",
             intents=tuple(intents),
-            marks=tuple(
-                Mark(symbol=each.symbol, price=self._price(each.symbol, number))
-                for each in INSTRUMENTS
-            ),
+            marks={each.symbol: self._price(each.symbol, number) for each in INSTRUMENTS},
         )
 
     def _price(self, symbol: str, number: int) -> float:

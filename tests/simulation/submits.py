@@ -31,7 +31,6 @@ from shared.database.tables import instruments
 from shared.errors import RetryableError
 from shared.events.executor import OrdersUpdated
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
-from shared.events.signals import Mark
 from shared.service import Runtime
 from shared.settings import Settings
 from shared.venues.faults import FaultSettings, OrderFaults
@@ -270,7 +269,7 @@ def _asked(number: int, n_busy: int) -> OrdersRequested:
         closes_at=instant_of_ms(close_ms(number)),
         timeframe="5m",
         intents=tuple(intents),
-        marks=tuple(Mark(symbol=each.symbol, price=PRICE) for each in INSTRUMENTS),
+        marks={each.symbol: PRICE for each in INSTRUMENTS},
     )
 
 

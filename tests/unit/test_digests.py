@@ -157,14 +157,9 @@ def test_a_roster_is_one_row_a_pair() -> None:
 
 def test_a_signal_is_one_row() -> None:
     given = signal("exit", ("A", "B"), side=-1, strength=2.5, hedge_ratio=1.5, closes=(3.0, 4.0))
-    given = given.model_copy(
-        update={
-            "confidence": 0.6,
-            "model_sha256": "ab" * 32,
-            "roster_closes_at": instant_of_ms(MIDNIGHT_MS - BAR_MS),
-        }
-    )
-    assert signal_row(MIDNIGHT_MS + BAR_MS, given) == (
+    given = given._replace(confidence=0.6, model_sha256="ab" * 32)
+    roster_closes_at = instant_of_ms(MIDNIGHT_MS - BAR_MS)
+    assert signal_row(MIDNIGHT_MS + BAR_MS, roster_closes_at, given) == (
         MIDNIGHT_MS + BAR_MS,
         "A",
         "B",

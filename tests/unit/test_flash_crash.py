@@ -86,7 +86,7 @@ def settled_after(closed: BarsClosed) -> Settlement:
     return settle(
         held(),
         plan.requested.closes_at_ms,
-        marks={mark.symbol: mark.price for mark in plan.requested.marks},
+        marks=plan.requested.marks,
         guard=Guard(LIMITS, CAPITAL_E8, RiskView(day_start_e8=CAPITAL_E8, peak_e8=CAPITAL_E8)),
     )
 

@@ -90,9 +90,10 @@ class Rule:
         assert self.trades == before
         assert raised.closes_at == computed.closes_at
         assert raised.timeframe == "5m"
+        assert raised.roster_closes_at == computed.roster_closes_at
         self.trades = trades
         self.last_closes_at_ms = max(computed.closes_at_ms, self.last_closes_at_ms or 0)
-        return raised.signals
+        return raised.rows
 
     def reasons(self, n_bars: int, *rows: FeatureRow) -> list[tuple[str, str]]:
         return [(signal.action, signal.reason) for signal in self.at(n_bars, *rows)]
@@ -111,7 +112,7 @@ def entered(**settings: object) -> Rule:
 def test_an_entry_freezes_the_spread_it_was_decided_on() -> None:
     rule = Rule()
     (entry,) = rule.at(1, row(3.0))
-    assert entry.model_dump() == {
+    assert entry._asdict() == {
         "sleeve": "pairs",
         "y": "A/USDT",
         "x": "B/USDT",
@@ -128,7 +129,6 @@ def test_an_entry_freezes_the_spread_it_was_decided_on() -> None:
         "entered_at": instant_of_ms(MIDNIGHT_MS + BAR_MS),
         "close_y": 12.5,
         "close_x": 5.0,
-        "roster_closes_at": instant_of_ms(MIDNIGHT_MS),
         "model_sha256": None,
         "size_ppm": 1_000_000,
     }
@@ -186,7 +186,7 @@ def test_signals_are_in_order_of_the_pair_and_marks_in_order_of_the_symbol() -> 
     rows = [row(3.0, pairs[0]), row(2.0, pairs[1])]
     assert [signal.y for signal in Rule().at(1, *rows)] == ["B/USDT", "C/USDT"]
     marks = marks_of(features(1, rows))
-    assert [(m.symbol, m.price) for m in marks] == [
+    assert list(marks.items()) == [
         ("A/USDT", 5.0),
         ("B/USDT", 12.0),
         ("C/USDT", 12.5),
@@ -280,9 +280,9 @@ def test_the_held_spread_is_taken_in_its_space() -> None:
     home = at_entry._replace(close_y=math.exp(3.2))
     _, trades = decide_signals({}, features(1, [at_entry]), SETTINGS, "log", None, None)
     held, trades = decide_signals(trades, features(2, [at_entry]), SETTINGS, "log", None, None)
-    assert held.signals == ()
+    assert held.rows == ()
     left, _ = decide_signals(trades, features(3, [home]), SETTINGS, "log", None, None)
-    assert [signal.z_score for signal in left.signals] == [pytest.approx(0.4, abs=1e-9)]
+    assert [signal.z_score for signal in left.rows] == [pytest.approx(0.4, abs=1e-9)]
 
 
 def test_a_pair_that_left_the_roster_is_still_followed_out() -> None:
@@ -415,7 +415,7 @@ def test_an_entry_tells_its_size_and_an_exit_is_whole() -> None:
             }
         )
         raised, trades = decide_signals(trades, computed, settings, "price", None, None)
-        sizes += [(signal.action, signal.size_ppm) for signal in raised.signals]
+        sizes += [(signal.action, signal.size_ppm) for signal in raised.rows]
     assert sizes == [("enter", 500_000), ("exit", 1_000_000)]
 
 

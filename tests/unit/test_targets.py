@@ -9,7 +9,7 @@ from shared.book.sizing import SizingSettings
 from shared.book.targets import IntentPlan, LiveTarget, plan_intents, release_closed
 from shared.clock import instant_of_ms
 from shared.events.executor import PositionsChanged, PositionStatus
-from shared.events.signals import Mark, Signal, SignalsRaised
+from shared.events.signals import Signal, SignalsRaised
 from tests.support import BAR_MS, MIDNIGHT_MS, signal
 
 UNIT = 10**8
@@ -17,7 +17,7 @@ UNIT = 10**8
 INSTRUMENTS = {f"{n}/USDT": Instrument(f"{n}/USDT", 2, 3, 5 * UNIT, "perpetual") for n in "ABCDEF"}
 # Two slots of 500 each, 600 at most in one symbol.
 SETTINGS = SizingSettings(capital_usdt=1_000, top_k=2, gross_cap=1.0, symbol_cap=0.6)
-MARKS = (Mark(symbol="A/USDT", price=10.0),)
+MARKS = {"A/USDT": 10.0}
 
 
 def pair(names: str) -> tuple[str, str]:
@@ -44,10 +44,11 @@ def plan(
     settings: SizingSettings = SETTINGS,
     instruments: Mapping[str, Instrument] = INSTRUMENTS,
 ) -> IntentPlan:
-    raised = SignalsRaised(
+    raised = SignalsRaised.of_rows(
+        signals,
         closes_at=instant_of_ms(MIDNIGHT_MS + BAR_MS),
         timeframe="5m",
-        signals=tuple(signals),
+        roster_closes_at=None,
         marks=MARKS,
     )
     held = {(target.y, target.x): target for target in taken}
@@ -187,11 +188,12 @@ def test_a_hedge_ratio_that_is_not_positive_is_refused(hedge_ratio: float) -> No
 
 def test_what_is_planned_with_is_left_as_it_was() -> None:
     taken = {pair("AB"): live("AB")}
-    raised = SignalsRaised(
+    raised = SignalsRaised.of_rows(
+        (leave("AB"), enter("CD")),
         closes_at=instant_of_ms(MIDNIGHT_MS),
         timeframe="5m",
-        signals=(leave("AB"), enter("CD")),
-        marks=(),
+        roster_closes_at=None,
+        marks={},
     )
     plan_intents(taken, raised, INSTRUMENTS, SETTINGS, "log")
     assert taken == {pair("AB"): live("AB")}
@@ -223,12 +225,12 @@ def test_a_slot_is_free_again_when_its_own_position_is_reported_closed() -> None
 
 
 def test_an_entry_of_half_the_size_gets_half_the_gross_and_leaves_the_rest_of_the_caps() -> None:
-    whole, half = enter("AB"), enter("AB").model_copy(update={"size_ppm": 500_000})
+    whole, half = enter("AB"), enter("AB")._replace(size_ppm=500_000)
     sizes = []
     for entry in (whole, half):
         (intent,) = plan([entry]).requested.intents
         sizes.append([leg.quantity_lots for leg in intent.legs])
     # 250 of each at 10 in lots of 0.001, and 125.
     assert sizes == [[25_000, 25_000], [12_500, 12_500]]
-    tiny = enter("AB").model_copy(update={"size_ppm": 1})
+    tiny = enter("AB")._replace(size_ppm=1)
     assert "below the venue's minimum" in reasons(plan([tiny]))[0]

@@ -21,7 +21,6 @@ from shared.book.reports import positions_changed
 from shared.book.targets import LiveTarget, release_closed
 from shared.clock import instant_of_ms
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
-from shared.events.signals import Mark
 
 BAR_MS = 300_000
 FIRST_MS = 1_709_251_200_000
@@ -65,7 +64,7 @@ def settle(
         closes_at=instant_of_ms(FIRST_MS + number * BAR_MS),
         timeframe="5m",
         intents=tuple(intents),
-        marks=tuple(Mark(symbol=symbol, price=100.0) for symbol in (Y, X)),
+        marks={Y: 100.0, X: 100.0},
     )
     return settle_close(ledger, requested, reports, INSTRUMENTS, TERMS, IDENTITY, control)
 

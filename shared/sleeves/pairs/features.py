@@ -321,7 +321,7 @@ def held_z(
     1.5
     """
     y, x = in_space(close_y, spread_space), in_space(close_x, spread_space)
-    return interpreted(z_held)(y, x, beta, alpha, spread_mean, spread_std)
+    return _interpreted_z(y, x, beta, alpha, spread_mean, spread_std)
 
 
 @compiled
@@ -330,6 +330,9 @@ def z_held(
 ) -> Value:
     """Return the same as `held_z` of closes that are in the space of the spread already."""
     return (y - (beta * x + alpha) - spread_mean) / spread_std
+
+
+_interpreted_z = interpreted(z_held)
 
 
 def in_space(close: Value, spread_space: SpreadSpace) -> Value:

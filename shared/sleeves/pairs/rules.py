@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, Field, model_validator
 
 from shared.clock import instant_of_ms
 from shared.events.features import FeatureRow, FeaturesComputed
-from shared.events.signals import WHOLE_PPM, Mark, Signal, SignalsRaised
+from shared.events.signals import WHOLE_PPM, Signal, SignalsRaised
 from shared.quant.compiled import compiled, interpreted
 from shared.sleeves.pairs.features import held_z
 from shared.sleeves.pairs.stored_model import StoredModel
@@ -184,6 +186,12 @@ def exit_reason(distance: float, bars_held: int, missing_closes: int, limits: Th
     return 0
 
 
+# As the interpreter runs them, one pair at a time.
+_size_ppm = interpreted(size_ppm)
+_may_enter = interpreted(may_enter)
+_exit_reason = interpreted(exit_reason)
+
+
 def decide_signals(
     trades: Trades,
     computed: FeaturesComputed,
@@ -214,11 +222,20 @@ def decide_signals(
     SignalsRaised, dict
         The event to publish and what to remember from now on.
     """
-    if last_closes_at_ms is not None and computed.closes_at_ms < last_closes_at_ms:
+    closes_at_ms = computed.closes_at_ms
+    if last_closes_at_ms is not None and closes_at_ms < last_closes_at_ms:
         return _raised(computed, ()), dict(trades)
-    n_bars = 1 if computed.closes_at_ms != last_closes_at_ms else 0
-    position = {name: i for i, name in enumerate(computed.feature_names)}
-    limits = thresholds_of(settings)
+    n_bars = 1 if closes_at_ms != last_closes_at_ms else 0
+    close = _Close(
+        computed,
+        closes_at_ms,
+        n_bars,
+        {name: i for i, name in enumerate(computed.feature_names)},
+        settings,
+        thresholds_of(settings),
+        spread_space,
+        None if settings.signals_from == "z" else champion,
+    )
     rows = {(row.y, row.x): row for row in computed.rows}
     remembered: dict[tuple[str, str], PairTrade] = {}
     signals: list[Signal] = []
@@ -226,13 +243,13 @@ def decide_signals(
         trade, row = trades.get(key), rows.get(key)
         signal: Signal | None = None
         if trade is not None and trade.side:
-            trade, signal = _follow(trade, row, computed, settings, limits, spread_space, n_bars)
+            trade, signal = _follow(trade, row, close)
         elif trade is not None and (trade.cooldown_left > 1 or n_bars == 0):
             trade = trade._replace(cooldown_left=trade.cooldown_left - n_bars)
         else:
             trade = None
             if row is not None:
-                trade, signal = _consider(row, computed, position, settings, limits, champion)
+                trade, signal = _consider(row, close)
         if trade is not None:
             remembered[key] = trade
         if signal is not None:
@@ -240,51 +257,70 @@ def decide_signals(
     return _raised(computed, signals), remembered
 
 
+@dataclass(frozen=True, slots=True)
+class _Close:
+    """What the decisions of one close have in common.
+
+    Attributes
+    ----------
+    n_bars
+        How many trade closes it counts as: one, or none where it was decided on before.
+    position
+        Of a feature among the values of a row, by its name.
+    model
+        Decides on entries, where one does.
+    """
+
+    computed: FeaturesComputed
+    at_ms: int
+    n_bars: int
+    position: Mapping[str, int]
+    settings: SignalSettings
+    limits: Thresholds
+    spread_space: Literal["log", "price"]
+    model: StoredModel | None
+
+
 def _raised(computed: FeaturesComputed, signals: Iterable[Signal]) -> SignalsRaised:
-    return SignalsRaised(
+    return SignalsRaised.of_rows(
+        signals,
         closes_at=computed.closes_at,
         timeframe=computed.timeframe,
-        signals=tuple(signals),
+        roster_closes_at=computed.roster_closes_at,
         marks=marks_of(computed),
     )
 
 
-def marks_of(computed: FeaturesComputed) -> tuple[Mark, ...]:
+def marks_of(computed: FeaturesComputed) -> dict[str, float]:
     """Return the closes of every symbol that has features, in order of the symbol."""
     prices = dict(zip(computed.y, computed.close_y, strict=True))
     prices |= zip(computed.x, computed.close_x, strict=True)
-    return tuple(Mark(symbol=symbol, price=prices[symbol]) for symbol in sorted(prices))
+    return dict(sorted(prices.items()))
 
 
-def _consider(
-    row: FeatureRow,
-    computed: FeaturesComputed,
-    position: Mapping[str, int],
-    settings: SignalSettings,
-    limits: Thresholds,
-    champion: StoredModel | None,
-) -> tuple[PairTrade | None, Signal | None]:
+def _consider(row: FeatureRow, close: _Close) -> tuple[PairTrade | None, Signal | None]:
     """Enter a pair, or leave it alone."""
-    z_score, beta = row.values[position["z_score"]], row.values[position["beta"]]
-    spread_std = row.values[position["spread_std"]]
-    if row.status != "active" or not interpreted(may_enter)(z_score, beta, spread_std, limits):
+    position, values = close.position, row.values
+    z_score, beta = values[position["z_score"]], values[position["beta"]]
+    spread_std = values[position["spread_std"]]
+    if row.status != "active" or not _may_enter(z_score, beta, spread_std, close.limits):
         return None, None
-    model = None if settings.signals_from == "z" else champion
+    settings, model = close.settings, close.model
     if model is None and settings.signals_from == "model":
         return None, None
     confidence = None
     if model is not None:
-        confidence = model.probability_of_row(computed.feature_names, row.values)
+        confidence = model.probability_of_row(close.computed.feature_names, values)
         if confidence < settings.probability_threshold:
             return None, None
     trade = PairTrade(
         y=row.y,
         x=row.x,
         side=-1 if z_score > 0 else 1,
-        entered_at_ms=computed.closes_at_ms,
+        entered_at_ms=close.at_ms,
         hedge_ratio=beta,
-        intercept=row.values[position["alpha"]],
-        spread_mean=row.values[position["spread_mean"]],
+        intercept=values[position["alpha"]],
+        spread_mean=values[position["spread_mean"]],
         spread_std=spread_std,
         last_close_y=row.close_y,
         last_close_x=row.close_x,
@@ -293,51 +329,64 @@ def _consider(
     reason = "z_score" if model is None else "model"
     size = WHOLE_PPM
     if settings.half_life_reference_bars is not None:
-        size = interpreted(size_ppm)(row.values[position["half_life_bars"]], limits)
-    return trade, _signal(trade, computed, "enter", reason, z_score, confidence, size)
+        size = _size_ppm(values[position["half_life_bars"]], close.limits)
+    entered_at = close.computed.closes_at
+    return trade, _signal(trade, trade.side, "enter", reason, z_score, entered_at, confidence, size)
 
 
 def _follow(
-    trade: PairTrade,
-    row: FeatureRow | None,
-    computed: FeaturesComputed,
-    settings: SignalSettings,
-    limits: Thresholds,
-    spread_space: Literal["log", "price"],
-    n_bars: int,
+    trade: PairTrade, row: FeatureRow | None, close: _Close
 ) -> tuple[PairTrade, Signal | None]:
-    """Hold a trade for `n_bars` more closes, one or none, or leave it."""
-    trade = trade._replace(
-        bars_held=trade.bars_held + n_bars,
-        missing_closes=trade.missing_closes + n_bars if row is None else 0,
-        last_close_y=trade.last_close_y if row is None else row.close_y,
-        last_close_x=trade.last_close_x if row is None else row.close_x,
-    )
+    """Hold a trade for as many more closes as this one counts, or leave it."""
+    bars_held = trade.bars_held + close.n_bars
+    if row is None:
+        missing_closes = trade.missing_closes + close.n_bars
+        close_y, close_x = trade.last_close_y, trade.last_close_x
+    else:
+        missing_closes, close_y, close_x = 0, row.close_y, row.close_x
     z_score = held_z(
-        trade.last_close_y,
-        trade.last_close_x,
+        close_y,
+        close_x,
         trade.hedge_ratio,
         trade.intercept,
         trade.spread_mean,
         trade.spread_std,
-        spread_space,
+        close.spread_space,
     )
-    reason = interpreted(exit_reason)(
-        -trade.side * z_score, trade.bars_held, trade.missing_closes, limits
+    reason = _exit_reason(-trade.side * z_score, bars_held, missing_closes, close.limits)
+    # Not `_replace`, which takes several times as long, for every pair that is held.
+    followed = PairTrade(
+        trade.y,
+        trade.x,
+        0 if reason else trade.side,
+        trade.entered_at_ms,
+        trade.hedge_ratio,
+        trade.intercept,
+        trade.spread_mean,
+        trade.spread_std,
+        close_y,
+        close_x,
+        bars_held,
+        missing_closes,
+        close.settings.cooldown_bars if reason else trade.cooldown_left,
+        trade.model_sha256,
     )
     if not reason:
-        return trade, None
-    signal = _signal(trade, computed, "exit", EXIT_REASONS[reason], z_score, None)
-    return trade._replace(side=0, cooldown_left=settings.cooldown_bars), signal
+        return followed, None
+    entered_at = instant_of_ms(trade.entered_at_ms)
+    return followed, _signal(
+        followed, trade.side, "exit", EXIT_REASONS[reason], z_score, entered_at
+    )
 
 
 def _signal(
     trade: PairTrade,
-    computed: FeaturesComputed,
+    side: int,
     action: Literal["enter", "exit"],
     reason: str,
     z_score: float,
-    confidence: float | None,
+    entered_at: datetime,
+    confidence: float | None = None,
     size: int = WHOLE_PPM,
 ) -> Signal:
     return Signal(
@@ -345,7 +394,7 @@ def _signal(
         y=trade.y,
         x=trade.x,
         action=action,
-        side=1 if trade.side > 0 else -1,
+        side=1 if side > 0 else -1,
         reason=reason,
         strength=abs(z_score),
         confidence=confidence,
@@ -354,10 +403,9 @@ def _signal(
         intercept=trade.intercept,
         spread_mean=trade.spread_mean,
         spread_std=trade.spread_std,
-        entered_at=instant_of_ms(trade.entered_at_ms),
+        entered_at=entered_at,
         close_y=trade.last_close_y,
         close_x=trade.last_close_x,
-        roster_closes_at=computed.roster_closes_at,
         model_sha256=trade.model_sha256,
         size_ppm=size,
     )
