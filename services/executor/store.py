@@ -146,9 +146,9 @@ def settlement_rows(
     fill_rows = [_fill_row(fill) for fill in settlement.fills]
     positions = [_position_row(position) for position in settlement.positions]
     written = (
-        Insertion(orders, rows, _ORDER_UPDATES, lineage),
-        Insertion(fills, fill_rows, common=lineage),
-        Insertion(pair_positions, positions, _POSITION_UPDATES, lineage),
+        Insertion.of_rows(orders, rows, _ORDER_UPDATES, lineage),
+        Insertion.of_rows(fills, fill_rows, common=lineage),
+        Insertion.of_rows(pair_positions, positions, _POSITION_UPDATES, lineage),
     )
     ledger = settlement.ledger
     if ledger.closes_at_ms != ms_of_instant(closes_at) and not positions:
@@ -161,7 +161,7 @@ def settlement_rows(
         "n_positions": len(ledger.positions),
         "marks_ticks": dict(ledger.marks_ticks),
     }
-    return (*written, Insertion(account, [row], _ACCOUNT_UPDATES, lineage))
+    return (*written, Insertion.of_rows(account, [row], _ACCOUNT_UPDATES, lineage))
 
 
 def _order_row(order: Order) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def _instant_or_none(epoch_ms: int | None) -> datetime | None:
 def answered_rows(changed: Iterable[Order], lineage: Mapping[str, str]) -> Insertion:
     """Return the rows that record what the venue answered on orders that exist."""
     rows = [_order_row(order) for order in changed]
-    return Insertion(orders, rows, ("state", "reason"), lineage)
+    return Insertion.of_rows(orders, rows, ("state", "reason"), lineage)
 
 
 async def note_submission(

@@ -96,7 +96,7 @@ def feature_rows(computed: FeaturesComputed, lineage: Mapping[str, str]) -> tupl
         return ()
     names = list(computed.feature_names)
     feature_set = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in computed.rows]
+    columns = dict(zip(COLUMNS, computed.columns.values(), strict=True))
     common = {
         "closes_at": computed.closes_at,
         "roster_closes_at": computed.roster_closes_at,
@@ -104,8 +104,8 @@ def feature_rows(computed: FeaturesComputed, lineage: Mapping[str, str]) -> tupl
         **lineage,
     }
     return (
-        Insertion(feature_sets, [{"feature_set": feature_set, "names": names}]),
-        Insertion(features, rows, common=common),
+        Insertion(feature_sets, {"feature_set": [feature_set], "names": [names]}),
+        Insertion(features, columns, common=common),
     )
 
 

@@ -63,7 +63,7 @@ def bar_rows(accepted: Iterable[Bars], lineage: Mapping[str, str]) -> Insertion:
             *(column.tolist() for column in each.columns()), strict=True
         )
     ]
-    return Insertion(bars, rows, common=lineage)
+    return Insertion.of_rows(bars, rows, common=lineage)
 
 
 async def copy_bars(
@@ -532,4 +532,4 @@ def progress_row(
         "n_closes": n_closes,
         "is_finished": is_finished,
     }
-    return Insertion(replay_progress, [row], ("closes_at", "n_closes", "is_finished"))
+    return Insertion.of_rows(replay_progress, [row], ("closes_at", "n_closes", "is_finished"))

@@ -26,7 +26,7 @@ from shared.database.tables import (
     slot_memory,
     targets,
 )
-from shared.events.portfolio import OrdersRequested
+from shared.events.portfolio import OrdersRequested, SubmitOrder
 
 Live = Mapping[tuple[str, str], LiveTarget]
 _SERVICE = "portfolio"
@@ -47,24 +47,23 @@ def slot_rows(before: Live, after: Live) -> tuple[Insertion, ...]:
         return ()
     targets = orjson.dumps([after[key]._asdict() for key in sorted(after)]).decode()
     memory = {"service": _SERVICE, "targets": targets}
-    return (Insertion(slot_memory, [memory], ("targets",)),)
+    return (Insertion.of_rows(slot_memory, [memory], ("targets",)),)
 
 
 def plan_rows(plan: IntentPlan, before: Live, lineage: Mapping[str, str]) -> tuple[Insertion, ...]:
     """Return what records the fate of every signal, the intents, and the slots they take."""
-    decided = [
-        {
-            "y": decision.signal.y,
-            "x": decision.signal.x,
-            "action": decision.signal.action,
-            "is_accepted": decision.intent is not None,
-            "reason": decision.reason,
-            "intent_id": None if decision.intent is None else decision.intent.intent_id,
-        }
-        for decision in plan.decisions
-    ]
+    decided = [signal for signal, _, _ in plan.decisions]
+    found = [intent for _, intent, _ in plan.decisions]
+    fates = {
+        "y": [signal.y for signal in decided],
+        "x": [signal.x for signal in decided],
+        "action": [signal.action for signal in decided],
+        "is_accepted": [intent is not None for intent in found],
+        "reason": [reason for _, _, reason in plan.decisions],
+        "intent_id": [None if intent is None else intent.intent_id for intent in found],
+    }
     return (
-        Insertion(targets, decided, common={"closes_at": plan.requested.closes_at, **lineage}),
+        Insertion(targets, fates, common={"closes_at": plan.requested.closes_at, **lineage}),
         intent_rows(plan.requested, lineage),
         *slot_rows(before, plan.live),
     )
@@ -72,10 +71,12 @@ def plan_rows(plan: IntentPlan, before: Live, lineage: Mapping[str, str]) -> tup
 
 def intent_rows(requested: OrdersRequested, lineage: Mapping[str, str]) -> Insertion:
     """Return the rows that record the intents of a close."""
-    rows = [
-        {**vars(intent), "legs": [vars(leg) for leg in intent.legs]} for intent in requested.intents
-    ]
-    return Insertion(intents, rows, common={"closes_at": requested.closes_at, **lineage})
+    columns: dict[str, list[Any]] = {
+        name: [getattr(intent, name) for intent in requested.intents]
+        for name in SubmitOrder.model_fields
+    }
+    columns["legs"] = [[vars(leg) for leg in legs] for legs in columns["legs"]]
+    return Insertion(intents, columns, common={"closes_at": requested.closes_at, **lineage})
 
 
 # --- limits ---------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def decision_rows(
     if after == before:
         return (rows,)
     memory = {"service": _SERVICE, "trades": _json_of(after)}
-    return (rows, Insertion(rule_memory, [memory], ("trades",)))
+    return (rows, Insertion.of_rows(rule_memory, [memory], ("trades",)))
 
 
 def _json_of(trades: Trades) -> str:
@@ -51,9 +51,8 @@ def _json_of(trades: Trades) -> str:
 
 def signal_rows(raised: SignalsRaised, lineage: Mapping[str, str]) -> Insertion:
     """Return the rows that record the signals of a close."""
-    rows = [signal._asdict() for signal in raised.rows]
     common = {"closes_at": raised.closes_at, "roster_closes_at": raised.roster_closes_at}
-    return Insertion(signals, rows, common={**common, **lineage})
+    return Insertion(signals, raised.columns, common={**common, **lineage})
 
 
 _SAVE_SHADOW = text(

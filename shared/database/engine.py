@@ -15,10 +15,10 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any
 
 import asyncpg
+import orjson
 from sqlalchemy import Double, Table, Text, TextClause, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql.base import PGDialect
@@ -235,8 +235,8 @@ class Insertion:
     ----------
     table
         Where to.
-    rows
-        All with the columns of the first; with `update`, no two with the same key.
+    columns
+        The values of every column, one for each row; with `update`, no two rows with one key.
     update
         Columns to renew.
     common
@@ -244,9 +244,40 @@ class Insertion:
     """
 
     table: Table
-    rows: Sequence[Mapping[str, Any]]
+    columns: Mapping[str, Sequence[Any]]
     update: tuple[str, ...] = ()
     common: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_rows(
+        cls,
+        table: Table,
+        rows: Sequence[Mapping[str, Any]],
+        update: tuple[str, ...] = (),
+        common: Mapping[str, Any] | None = None,
+    ) -> Insertion:
+        """Return the insertion of rows, which all have the columns of the first."""
+        names = rows[0] if rows else ()
+        columns = {name: [row[name] for row in rows] for name in names}
+        return cls(table, columns, update, common or {})
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are.
+
+        Raises
+        ------
+        PermanentError
+            If a column is longer than another; the database would fill the other up with NULL.
+        """
+        lengths = {len(values) for values in self.columns.values()}
+        if len(lengths) > 1:
+            told = ", ".join(f"{name} {len(values)}" for name, values in self.columns.items())
+            raise PermanentError(
+                f"columns for {self.table.name} have different lengths ({told}): give every row "
+                "a value in each"
+            )
+        return lengths.pop() if lengths else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +306,7 @@ async def insert_rows(
     update: Iterable[str] = (),
 ) -> None:
     """Insert rows; one whose key exists is left as it is, or has the columns `update` renewed."""
-    await write_together(connection, Insertion(table, rows, tuple(update)))
+    await write_together(connection, Insertion.of_rows(table, rows, tuple(update)))
 
 
 async def write_together(connection: AsyncConnection, *writes: Insertion) -> None:
@@ -291,11 +322,11 @@ def compose(writes: Iterable[Insertion]) -> tuple[tuple[InsertionShape, ...], di
     parameters: dict[str, Any] = {}
     for write in writes:
         table = write.table
-        if write.rows:
-            columns = tuple(write.rows[0])
-            shapes.append(InsertionShape(table, columns, tuple(write.common), write.update))
-            for name in columns:
-                parameters |= _sent(table, name, map(itemgetter(name), write.rows))
+        if write.n_rows:
+            names = tuple(write.columns)
+            shapes.append(InsertionShape(table, names, tuple(write.common), write.update))
+            for name, values in write.columns.items():
+                parameters |= _sent(table, name, values)
             for name, value in write.common.items():
                 parameters[f"{table.name}_{name}"] = _encoder(table, name)(value)
     return tuple(shapes), parameters
@@ -354,7 +385,7 @@ def _type_of(table: Table, name: str) -> str:
 _BOUNDS = ("first", "last")
 
 
-def _sent(table: Table, name: str, values: Iterable[Any]) -> dict[str, Any]:
+def _sent(table: Table, name: str, values: Sequence[Any]) -> dict[str, Any]:
     """Return the parameters that carry a column.
 
     Arrays of numbers go end to end in one, with the bounds of each: as texts they took most
@@ -399,7 +430,14 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _json_text(value: Any) -> str | None:
-    return None if value is None else json.dumps(value)
+    if value is None:
+        return None
+    try:
+        sent = orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # a whole number beyond 64 bits, for one
+        return json.dumps(value)
+    # For what is no number orjson writes null: it goes as what it is, and is refused.
+    return json.dumps(value) if "null" in sent else sent
 
 
 def _text_array(values: Sequence[str]) -> str:

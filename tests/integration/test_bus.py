@@ -79,7 +79,7 @@ NOTES = Table("note", MetaData(), Column("words", Text))
 
 async def record_note(event: Event, unit: UnitOfWork) -> None:
     """Have the same effect in the statement that moves the cursor."""
-    unit.record(Insertion(NOTES, [{"words": note_of(event)}]))
+    unit.record(Insertion(NOTES, {"words": [note_of(event)]}))
 
 
 async def nothing_to_reload(_connection: AsyncConnection) -> None:
@@ -1018,7 +1018,7 @@ async def test_rows_of_one_statement_that_are_refused_are_put_aside_like_a_defec
     async def record_bad(event: BarsClosed, unit: UnitOfWork) -> None:
         await screen_at_once(event, unit)
         if event == bars(0):
-            unit.writes[:] = [Insertion(NOTES, [{"words": words}])]
+            unit.writes[:] = [Insertion(NOTES, {"words": [words]})]
 
     async with running(bus.consumer("screener", {"bars.1h": record_bad}, at_once=AT_ONCE)):
         await bus.publish("bars.1h", bars(0), bars(1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +24,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.database.engine import (
@@ -31,6 +34,7 @@ from shared.database.engine import (
     transaction,
     write_together,
 )
+from shared.errors import PermanentError
 
 metadata = MetaData()
 every_kind = Table(
@@ -95,6 +99,34 @@ async def test_numbers_that_json_does_not_know_are_kept_in_arrays(engine: AsyncE
     assert str(row["numbers"]) == str(numbers)
 
 
+@pytest.mark.parametrize(
+    "document",
+    [[2**63, -(2**70)], {"lots": 5, "gone": None}, "null", {1: "a whole number for a name"}],
+)
+async def test_a_document_is_kept_as_json_writes_it(engine: AsyncEngine, document: Any) -> None:
+    async with transaction(engine) as connection:
+        await insert_rows(connection, every_kind, [{"name": "a", "document": document}])
+    [row] = await stored(engine)
+    assert row["document"] == json.loads(json.dumps(document))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+async def test_a_document_with_what_is_no_number_is_refused(
+    engine: AsyncEngine, value: float
+) -> None:
+    with pytest.raises(DBAPIError, match="invalid input syntax for type json"):
+        async with transaction(engine) as connection:
+            await insert_rows(connection, every_kind, [{"name": "a", "document": [0.1, value]}])
+    assert await stored(engine) == []
+
+
+async def test_columns_of_different_lengths_are_refused(engine: AsyncEngine) -> None:
+    uneven = Insertion(every_kind, {"name": ["a", "b"], "number": [1.0]})
+    with pytest.raises(PermanentError, match=r"every_kind .*\(name 2, number 1\)"):
+        async with transaction(engine) as connection:
+            await write_together(connection, uneven)
+
+
 async def test_a_known_key_is_left_alone_or_has_the_named_columns_renewed(
     engine: AsyncEngine,
 ) -> None:
@@ -114,11 +146,13 @@ async def test_tables_are_written_together_and_one_without_rows_is_left_out(
     async with transaction(engine) as connection:
         await write_together(
             connection,
-            Insertion(every_kind, [{"name": "a"}, {"name": "b"}]),
-            Insertion(other, [{"name": "c"}]),
+            Insertion(every_kind, {"name": ["a", "b"]}),
+            Insertion(other, {"name": ("c",)}),
         )
-        await write_together(connection, Insertion(every_kind, []), Insertion(other, []))
-        await write_together(connection, Insertion(every_kind, []), Insertion(other, [ROW_OTHER]))
+        await write_together(connection, Insertion(every_kind, {"name": []}), Insertion(other, {}))
+        await write_together(
+            connection, Insertion.of_rows(every_kind, []), Insertion.of_rows(other, [ROW_OTHER])
+        )
         names = (await connection.execute(select(other.c.name).order_by(other.c.name))).scalars()
         assert list(names) == ["c", "d"]
     assert [row["name"] for row in await stored(engine)] == ["a", "b"]
