@@ -53,7 +53,7 @@ def timeframe_ms(timeframe: str) -> int:
 
 def instant_of_ms(epoch_ms: int) -> datetime:
     """Return the aware UTC instant of milliseconds since 1970."""
-    return datetime.fromtimestamp(epoch_ms // 1000, UTC) + timedelta(milliseconds=epoch_ms % 1000)
+    return _EPOCH + timedelta(milliseconds=epoch_ms)
 
 
 def ms_of_instant(instant: datetime) -> int:
