@@ -37,7 +37,9 @@ async def load_live(connection: AsyncConnection) -> dict[tuple[str, str], LiveTa
     found = await connection.execute(
         select(slot_memory.c.targets).where(slot_memory.c.service == _SERVICE)
     )
-    targets = [LiveTarget(**fields) for fields in found.scalar_one_or_none() or ()]
+    recorded = found.scalar_one_or_none() or {}
+    rows = zip(*recorded.values(), strict=True)
+    targets = [LiveTarget(**dict(zip(recorded, row, strict=True))) for row in rows]
     return {(target.y, target.x): target for target in targets}
 
 
@@ -45,8 +47,9 @@ def slot_rows(before: Live, after: Live) -> tuple[Insertion, ...]:
     """Return what records which slots are taken, where that has changed."""
     if after == before:
         return ()
-    targets = orjson.dumps([after[key]._asdict() for key in sorted(after)]).decode()
-    memory = {"service": _SERVICE, "targets": targets}
+    columns = zip(*(after[key] for key in sorted(after)), strict=True)
+    recorded = dict(zip(LiveTarget._fields, columns, strict=bool(after)))
+    memory = {"service": _SERVICE, "targets": orjson.dumps(recorded).decode()}
     return (Insertion.of_rows(slot_memory, [memory], ("targets",)),)
 
 

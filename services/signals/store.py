@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,11 +26,12 @@ async def load_trades(connection: AsyncConnection) -> dict[tuple[str, str], Pair
     found = await connection.execute(
         select(rule_memory.c.trades).where(rule_memory.c.service == _SERVICE)
     )
-    return _by_pair(found.scalar_one_or_none() or ())
+    return _by_pair(found.scalar_one_or_none() or {})
 
 
-def _by_pair(recorded: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], PairTrade]:
-    trades = [PairTrade(**fields) for fields in recorded]
+def _by_pair(recorded: Mapping[str, Sequence[Any]]) -> dict[tuple[str, str], PairTrade]:
+    rows = zip(*recorded.values(), strict=True)
+    trades = [PairTrade(**dict(zip(recorded, row, strict=True))) for row in rows]
     return {(trade.y, trade.x): trade for trade in trades}
 
 
@@ -46,7 +47,8 @@ def decision_rows(
 
 
 def _json_of(trades: Trades) -> str:
-    return orjson.dumps([trade._asdict() for trade in trades.values()]).decode()
+    columns = zip(*trades.values(), strict=True)
+    return orjson.dumps(dict(zip(PairTrade._fields, columns, strict=bool(trades)))).decode()
 
 
 def signal_rows(raised: SignalsRaised, lineage: Mapping[str, str]) -> Insertion:
@@ -104,7 +106,7 @@ async def load_shadow_trades(
         .order_by(shadow_closes.c.closes_at.desc())
         .limit(1)
     )
-    return _by_pair(newest.scalar_one_or_none() or ())
+    return _by_pair(newest.scalar_one_or_none() or {})
 
 
 async def consumed_promotions(connection: AsyncConnection) -> Sequence[ModelPromoted]:

@@ -220,6 +220,7 @@ def test_what_services_remember_is_kept_by_a_migration_and_its_undoing(
         7.1e300, 10.000000000000002, 5.0, 3, 1, 0, None,
     )  # fmt: skip
     target = ("A/USDT", "B/USDT", "a position", 2**53 + 1, 7, True)
+    nothing = text("SELECT targets FROM slot_memory WHERE service = 'nothing'")
     engine = create_engine(empty_database_url.replace("+asyncpg", "+psycopg"))
     with engine.begin() as connection:
         migrations = configuration(connection)
@@ -228,10 +229,18 @@ def test_what_services_remember_is_kept_by_a_migration_and_its_undoing(
             places = ", ".join(f":{n}" for n in range(len(row)))
             values = {str(n): value for n, value in enumerate(row)}
             connection.execute(text(f"INSERT INTO {name} VALUES ({places})"), values)
-        for move, revision in ((command.upgrade, "0013"), (command.downgrade, "0012")):
+        for move, revision in (
+            (command.upgrade, "0013"), (command.upgrade, "0014"),
+            (command.downgrade, "0013"), (command.downgrade, "0012"),
+        ):  # fmt: skip
             move(migrations, revision)
             assert connection.execute(text("SELECT * FROM pair_trades")).all() == [trade]
             assert connection.execute(text("SELECT * FROM live_targets")).all() == [target]
+            if move is command.upgrade and revision == "0013":
+                connection.execute(text("INSERT INTO slot_memory VALUES ('nothing', '[]')"))
+            elif revision != "0012":
+                empty = {} if revision == "0014" else []
+                assert connection.execute(nothing).scalar_one() == empty
     engine.dispose()
 
 
