@@ -57,7 +57,7 @@ def plan_rows(plan: IntentPlan, before: Live, lineage: Mapping[str, str]) -> tup
     """Return what records the fate of every signal, the intents, and the slots they take."""
     decided = [signal for signal, _, _ in plan.decisions]
     found = [intent for _, intent, _ in plan.decisions]
-    fates = {
+    fates: dict[str, list[Any]] = {
         "y": [signal.y for signal in decided],
         "x": [signal.x for signal in decided],
         "action": [signal.action for signal in decided],

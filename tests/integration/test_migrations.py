@@ -239,7 +239,7 @@ def test_what_services_remember_is_kept_by_a_migration_and_its_undoing(
             if move is command.upgrade and revision == "0013":
                 connection.execute(text("INSERT INTO slot_memory VALUES ('nothing', '[]')"))
             elif revision != "0012":
-                empty = {} if revision == "0014" else []
+                empty: object = {} if revision == "0014" else []
                 assert connection.execute(nothing).scalar_one() == empty
     engine.dispose()
 
