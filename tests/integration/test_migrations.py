@@ -230,7 +230,7 @@ def test_what_services_remember_is_kept_by_a_migration_and_its_undoing(
             values = {str(n): value for n, value in enumerate(row)}
             connection.execute(text(f"INSERT INTO {name} VALUES ({places})"), values)
         for move, revision in (
-            (command.upgrade, "0013"), (command.upgrade, "0014"),
+            (command.upgrade, "0013"), (command.upgrade, "0015"),
             (command.downgrade, "0013"), (command.downgrade, "0012"),
         ):  # fmt: skip
             move(migrations, revision)
@@ -239,7 +239,7 @@ def test_what_services_remember_is_kept_by_a_migration_and_its_undoing(
             if move is command.upgrade and revision == "0013":
                 connection.execute(text("INSERT INTO slot_memory VALUES ('nothing', '[]')"))
             elif revision != "0012":
-                empty: object = {} if revision == "0014" else []
+                empty: object = {} if revision == "0015" else []
                 assert connection.execute(nothing).scalar_one() == empty
     engine.dispose()
 
