@@ -158,6 +158,13 @@ def test_the_book_is_capped_over_all_pairs(notional: int, allowed: bool) -> None
     assert reasons(planned) == (["accepted"] if allowed else [refusal])
 
 
+def test_an_entry_of_a_close_leaves_less_of_the_cap_to_the_next() -> None:
+    # 250 for each of four slots beside 600 held from when there was more for each.
+    settings = SETTINGS.model_copy(update={"top_k": 4})
+    planned = plan([enter("AB"), enter("EF")], [live("CD", 400, 200)], settings)
+    assert reasons(planned) == ["accepted", f"gross cap of {1_000 * UNIT}e-8 would be exceeded"]
+
+
 def test_a_leg_below_the_minimum_of_the_venue_is_refused_with_its_pair() -> None:
     refused = plan([enter("AB", hedge_ratio=0.005)])
     # 500 at 1 : 0.005 leave 2.487 for B, in lots of 0.01.
