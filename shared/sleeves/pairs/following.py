@@ -8,7 +8,7 @@ from datetime import datetime
 
 import numpy as np
 
-from shared.events.features import FeatureRow, FeaturesComputed, PairStatus
+from shared.events.features import FeaturesComputed, PairStatus
 from shared.events.ingest import BarsClosed
 from shared.events.screener import PairsScreened
 from shared.quant.typing import Float1D
@@ -169,27 +169,31 @@ class PairFollower:
             if pair[0] in bars and pair[1] in bars
         ]
         columns = np.array([(y.close, x.close, y.volume, x.volume) for _, y, x in joined])
+        columns = columns.reshape(-1, 4)
         values = self._streams.update(
-            [pair for pair, _, _ in joined], *np.ascontiguousarray(columns.reshape(-1, 4).T)
+            [pair for pair, _, _ in joined], *np.ascontiguousarray(columns.T)
         )
-        rows = []
-        is_warming_up = np.isnan(values[:, 0]).tolist()
-        for (pair, bar_y, bar_x), row, is_short in zip(
-            joined, values.tolist(), is_warming_up, strict=True
-        ):
+        for pair, _, _ in joined:
             self._closes_at_ms[pair] = closes_at_ms
-            if not is_short:
-                status = followed.pairs[pair]
-                rows.append(FeatureRow(*pair, status, bar_y.close, bar_x.close, tuple(row)))
-        complete = {row[:2] for row in rows}
+        is_full = ~np.isnan(values[:, 0])
+        pairs = [
+            pair for (pair, _, _), is_row in zip(joined, is_full.tolist(), strict=True) if is_row
+        ]
+        columns, values = columns[is_full], values[is_full]
+        complete = set(pairs)
         warming_up = [f"{y}~{x}" for y, x in waiting if (y, x) not in complete]
         if not is_late:
             self._last_closes_at_ms = closed.closes_at_ms
-        return FeaturesComputed.of_rows(
-            rows,
+        return FeaturesComputed(
             closes_at=closed.closes_at,
             timeframe=self._timeframe,
             roster_closes_at=roster.closes_at if roster is not None else None,
             feature_names=self.feature_names,
+            y=tuple(y for y, _ in pairs),
+            x=tuple(x for _, x in pairs),
+            status=tuple(followed.pairs[pair] for pair in pairs),
+            close_y=tuple(columns[:, 0].tolist()),
+            close_x=tuple(columns[:, 1].tolist()),
+            values=tuple(map(tuple, values.tolist())),
             warming_up=tuple(warming_up),
         )
