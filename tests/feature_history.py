@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from services.features.store import COLUMNS
+from shared.columns import columns_of
 from shared.database.tables import feature_sets, features
 from shared.events.features import FeatureRow, FeaturesComputed
 from shared.sleeves.pairs.features import FeatureSettings, feature_names
@@ -42,12 +43,12 @@ def computed(number: int, rng: np.random.Generator, *z_scores: float) -> Feature
                 values=tuple(values[name] for name in NAMES),
             )
         )
-    return FeaturesComputed.of_rows(
+    return FeaturesComputed(
         closes_at=at(number),
         timeframe="5m",
         roster_closes_at=at(-12),
         feature_names=NAMES,
-        rows=tuple(rows),
+        **columns_of(FeatureRow._fields, rows),
         warming_up=(),
     )
 

@@ -16,6 +16,7 @@ from shared.book.positions import PairState
 from shared.book.sizing import SizingSettings
 from shared.book.targets import IntentPlan, LiveTarget
 from shared.clock import ms_of_instant
+from shared.columns import columns_of, rows_of
 from shared.database.engine import Insertion
 from shared.database.filters import of_pair, within
 from shared.database.tables import (
@@ -37,9 +38,7 @@ async def load_live(connection: AsyncConnection) -> dict[tuple[str, str], LiveTa
     found = await connection.execute(
         select(slot_memory.c.targets).where(slot_memory.c.service == _SERVICE)
     )
-    recorded = found.scalar_one_or_none() or {}
-    rows = zip(*recorded.values(), strict=True)
-    targets = [LiveTarget(**dict(zip(recorded, row, strict=True))) for row in rows]
+    targets = [LiveTarget(**row) for row in rows_of(found.scalar_one_or_none() or {})]
     return {(target.y, target.x): target for target in targets}
 
 
@@ -47,8 +46,7 @@ def slot_rows(before: Live, after: Live) -> tuple[Insertion, ...]:
     """Return what records which slots are taken, where that has changed."""
     if after == before:
         return ()
-    columns = zip(*(after[key] for key in sorted(after)), strict=True)
-    recorded = dict(zip(LiveTarget._fields, columns, strict=bool(after)))
+    recorded = columns_of(LiveTarget._fields, (after[key] for key in sorted(after)))
     memory = {"service": _SERVICE, "targets": orjson.dumps(recorded).decode()}
     return (Insertion.of_rows(slot_memory, [memory], ("targets",)),)
 

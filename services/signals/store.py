@@ -10,6 +10,7 @@ import orjson
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.columns import columns_of, rows_of
 from shared.database.engine import Insertion
 from shared.database.filters import of_pair, within
 from shared.database.tables import models, rule_memory, shadow_closes, signals
@@ -30,8 +31,7 @@ async def load_trades(connection: AsyncConnection) -> dict[tuple[str, str], Pair
 
 
 def _by_pair(recorded: Mapping[str, Sequence[Any]]) -> dict[tuple[str, str], PairTrade]:
-    rows = zip(*recorded.values(), strict=True)
-    trades = [PairTrade(**dict(zip(recorded, row, strict=True))) for row in rows]
+    trades = [PairTrade(**row) for row in rows_of(recorded)]
     return {(trade.y, trade.x): trade for trade in trades}
 
 
@@ -47,8 +47,7 @@ def decision_rows(
 
 
 def _json_of(trades: Trades) -> str:
-    columns = zip(*trades.values(), strict=True)
-    return orjson.dumps(dict(zip(PairTrade._fields, columns, strict=bool(trades)))).decode()
+    return orjson.dumps(columns_of(PairTrade._fields, trades.values())).decode()
 
 
 def signal_rows(raised: SignalsRaised, lineage: Mapping[str, str]) -> Insertion:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import model_validator
@@ -49,28 +47,6 @@ class FeaturesComputed(Event):
     close_x: tuple[Finite, ...]
     values: tuple[tuple[Finite, ...], ...]
     warming_up: tuple[str, ...]
-
-    @classmethod
-    def of_rows(
-        cls,
-        rows: Iterable[FeatureRow],
-        *,
-        closes_at: datetime,
-        timeframe: str,
-        roster_closes_at: datetime | None,
-        feature_names: tuple[str, ...],
-        warming_up: tuple[str, ...] = (),
-    ) -> Self:
-        """Return the event of the rows of a close."""
-        columns = tuple(zip(*rows, strict=True)) or ((),) * len(FeatureRow._fields)
-        return cls(
-            closes_at=closes_at,
-            timeframe=timeframe,
-            roster_closes_at=roster_closes_at,
-            feature_names=feature_names,
-            warming_up=warming_up,
-            **dict(zip(FeatureRow._fields, columns, strict=True)),
-        )
 
     @property
     def columns(self) -> dict[str, tuple[Any, ...]]:

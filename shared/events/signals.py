@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from shared.columns import columns_of
 from shared.events.base import Event, Fact, Finite, Instant, Symbol, require_one_length
 
 WHOLE_PPM = 1_000_000
@@ -141,13 +142,12 @@ class SignalsRaised(Event):
         marks: Mapping[str, float],
     ) -> Self:
         """Return the event of the signals of a close."""
-        columns = tuple(zip(*rows, strict=True)) or ((),) * len(Signal._fields)
         return cls(
             closes_at=closes_at,
             timeframe=timeframe,
             roster_closes_at=roster_closes_at,
             marks=dict(marks),
-            **dict(zip(Signal._fields, columns, strict=True)),
+            **columns_of(Signal._fields, rows),
         )
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shared.clock import instant_of_ms
+from shared.columns import columns_of
 from shared.errors import ContractError
 from shared.events.base import MAX_EVENT_BYTES, Event
 from shared.events.catalogue import TOPICS, owned_topics, topic_named
@@ -73,12 +74,15 @@ SAMPLES: tuple[Event, ...] = (
             ),
         ),
     ),
-    FeaturesComputed.of_rows(
+    FeaturesComputed(
         closes_at=CLOSE,
         timeframe="5m",
         roster_closes_at=None,
         feature_names=("z_score",),
-        rows=(FeatureRow(y="A", x="B", status="active", close_y=1.0, close_x=2.0, values=(-2.1,)),),
+        **columns_of(
+            FeatureRow._fields,
+            [FeatureRow(y="A", x="B", status="active", close_y=1.0, close_x=2.0, values=(-2.1,))],
+        ),
         warming_up=("C~D",),
     ),
     ModelPromoted(closes_at=CLOSE, name="pairs", alias="champion", model_version=3, sha256=SHA256),

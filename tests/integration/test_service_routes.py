@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from services.features.store import COLUMNS
 from shared.book.instrument import derive_instrument
+from shared.columns import columns_of
 from shared.database.engine import transaction
 from shared.database.tables import (
     account,
@@ -288,12 +289,12 @@ def computed(number: int, rng: np.random.Generator, z_score: float) -> FeaturesC
         close_x=1.0,
         values=tuple(values[name] for name in NAMES),
     )
-    return FeaturesComputed.of_rows(
+    return FeaturesComputed(
         closes_at=at(5 * number),
         timeframe="5m",
         roster_closes_at=at(-60),
         feature_names=NAMES,
-        rows=(row,),
+        **columns_of(FeatureRow._fields, [row]),
         warming_up=(),
     )
 

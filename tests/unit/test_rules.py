@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from shared.clock import instant_of_ms
+from shared.columns import columns_of
 from shared.events.features import FeatureRow, FeaturesComputed
 from shared.events.signals import Signal
 from shared.quant.compiled import interpreted
@@ -62,12 +63,12 @@ def row(
 
 
 def features(n_bars: int, rows: Iterable[FeatureRow]) -> FeaturesComputed:
-    return FeaturesComputed.of_rows(
+    return FeaturesComputed(
         closes_at=instant_of_ms(MIDNIGHT_MS + n_bars * BAR_MS),
         timeframe="5m",
         roster_closes_at=instant_of_ms(MIDNIGHT_MS),
         feature_names=NAMES,
-        rows=tuple(rows),
+        **columns_of(FeatureRow._fields, rows),
         warming_up=(),
     )
 
