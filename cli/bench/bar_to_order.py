@@ -324,7 +324,7 @@ class _Driver:
         deadline = monotonic_seconds() + 60
         while monotonic_seconds() < deadline:
             async with transaction(self._engine) as connection:
-                if await log.is_drained(connection):
+                if await log.is_drained(connection, with_rows=True):
                     return
             await asyncio.sleep(0.002)
         raise FleetError("the path did not come to rest within 60 s: see the services' logs")

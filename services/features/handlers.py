@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.features import store
-from shared.bus.consumer import UnitOfWork
+from shared.bus.consumer import Routes, UnitOfWork
 from shared.bus.log import newest_consumed_close
 from shared.clock import ms_of_instant
 from shared.events.features import FeaturesComputed
@@ -31,6 +31,18 @@ class Features:
         self._follower = PairFollower(settings.features, settings.trade_timeframe)
         self._rosters: list[PairsScreened] = []
 
+    @property
+    def routes(self) -> Routes:
+        """What features does with what it reads."""
+        bars = f"bars.{self._settings.trade_timeframe}"
+        return Routes(
+            handlers={"pairs.screened": self.follow_roster, bars: self.compute_close},
+            adopters={"features.computed": self.adopt},
+            reload=self.reload,
+            at_once=frozenset({bars}),
+            recorders={"features.computed": store.feature_rows},
+        )
+
     async def reload(self, connection: AsyncConnection) -> None:
         """Take the rosters from the log; feature streams are learnt again when needed."""
         self._rosters = await store.consumed_rosters(connection, _ROSTERS_KEPT)
@@ -50,7 +62,7 @@ class Features:
         unit.after_commit(keep)
 
     async def compute_close(self, closed: BarsClosed, unit: UnitOfWork) -> None:
-        """Compute, record and publish the features of a close."""
+        """Compute and publish the features of a close."""
         followed, roster = followed_at(self._rosters, closed.closes_at_ms)
         legs = {symbol for pair in followed.pairs for symbol in pair}
         absent = legs - {bar.symbol for bar in closed.bars}
@@ -65,10 +77,8 @@ class Features:
             for pair, history in histories.items():
                 self._follower.learn(pair, closed.closes_at_ms, history)
         computed = self._follower.compute(closed, followed, roster)
-        unit.record(*store.feature_rows(computed, unit.lineage))
         unit.publish("features.computed", computed)
 
     async def adopt(self, computed: FeaturesComputed, unit: UnitOfWork) -> None:
         """Take in features that somebody published by hand."""
-        unit.record(*store.feature_rows(computed, unit.lineage))
         unit.publish("features.computed", computed)

@@ -16,8 +16,7 @@ from fastapi import FastAPI
 
 from services.features.api import features_routes
 from services.features.handlers import Features
-from shared.bus.consumer import Routes
-from shared.service import Runtime, create_service, serve
+from shared.service import create_service, serve
 from shared.settings import load_settings
 
 VERSION = "1"
@@ -26,20 +25,10 @@ VERSION = "1"
 def create_app() -> FastAPI:
     """Build the service from its settings."""
     settings = load_settings()
-
-    def build(_: Runtime) -> Routes:
-        features = Features(settings)
-        return Routes(
-            handlers={
-                "pairs.screened": features.follow_roster,
-                f"bars.{settings.trade_timeframe}": features.compute_close,
-            },
-            adopters={"features.computed": features.adopt},
-            reload=features.reload,
-            at_once=frozenset({f"bars.{settings.trade_timeframe}"}),
-        )
-
-    return create_service("features", VERSION, settings, build, features_routes())
+    features = Features(settings)
+    return create_service(
+        "features", VERSION, settings, lambda _: features.routes, features_routes()
+    )
 
 
 def run() -> None:

@@ -116,7 +116,9 @@ class RecordedSource:
         async with autocommit(self._runtime.engine) as connection:
             for _ in range(_POLLS_PER_TURN):
                 self._is_complete = self._is_complete or await _are_all_here(connection)
-                if self._is_complete and await log.is_drained(connection):
+                # Whoever finds the replay finished finds all rows of it.
+                with_rows = not self._closes
+                if self._is_complete and await log.is_drained(connection, with_rows=with_rows):
                     return True
                 await asyncio.sleep(_POLL_SECONDS)
         return False

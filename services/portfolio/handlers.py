@@ -13,7 +13,7 @@ from shared.book.instrument import Instrument
 from shared.book.sizing import SizingSettings
 from shared.book.targets import LiveTarget, plan_intents, release_closed
 from shared.bus import log
-from shared.bus.consumer import UnitOfWork
+from shared.bus.consumer import Routes, UnitOfWork
 from shared.clock import ms_of_instant
 from shared.database.instruments import load_instruments
 from shared.events.executor import PositionsChanged
@@ -39,6 +39,17 @@ class Portfolio:
         self._last_closes_at: datetime | None = None
 
     @property
+    def routes(self) -> Routes:
+        """What the portfolio does with what it reads."""
+        return Routes(
+            handlers={"signals.raised": self.plan, "positions.changed": self.release},
+            adopters={"orders.requested": self.adopt},
+            reload=self.reload,
+            at_once=frozenset({"signals.raised", "positions.changed"}),
+            recorders={"orders.requested": store.plan_rows},
+        )
+
+    @property
     def limits(self) -> SizingSettings:
         """The limits of the next close."""
         changes = self._limit_changes
@@ -54,7 +65,7 @@ class Portfolio:
         )
 
     async def plan(self, raised: SignalsRaised, unit: UnitOfWork) -> None:
-        """Plan, record and publish the intents of a close."""
+        """Plan and publish the intents of a close, and record the slots they take."""
         symbols = {*raised.y, *raised.x}
         if not symbols <= self._instruments.keys():
             venue = self._settings.venue_name
@@ -66,7 +77,7 @@ class Portfolio:
             limits_at(self._limit_changes, raised.closes_at_ms, self._settings.portfolio),
             self._settings.features.spread_space,
         )
-        unit.record(*store.plan_rows(plan, self._live, unit.lineage))
+        unit.record(*store.slot_rows(self._live, plan.live))
         unit.publish("orders.requested", plan.requested)
         self._keep_after_commit(plan.live, unit)
         last_closes_at = max(raised.closes_at, self._last_closes_at or raised.closes_at)
@@ -118,7 +129,6 @@ class Portfolio:
 
     async def adopt(self, requested: OrdersRequested, unit: UnitOfWork) -> None:
         """Take in intents that somebody published by hand."""
-        unit.record(store.intent_rows(requested, unit.lineage))
         unit.publish("orders.requested", requested)
 
     def _keep_after_commit(self, live: dict[tuple[str, str], LiveTarget], unit: UnitOfWork) -> None:

@@ -17,8 +17,7 @@ from fastapi import FastAPI
 
 from services.portfolio.api import portfolio_routes
 from services.portfolio.handlers import Portfolio
-from shared.bus.consumer import Routes
-from shared.service import Runtime, create_service, serve
+from shared.service import create_service, serve
 from shared.settings import load_settings
 
 VERSION = "1"
@@ -28,20 +27,12 @@ def create_app() -> FastAPI:
     """Build the service from its settings."""
     settings = load_settings()
     portfolio = Portfolio(settings)
-
-    def build(_: Runtime) -> Routes:
-        return Routes(
-            handlers={
-                "signals.raised": portfolio.plan,
-                "positions.changed": portfolio.release,
-            },
-            adopters={"orders.requested": portfolio.adopt},
-            reload=portfolio.reload,
-            at_once=frozenset({"signals.raised", "positions.changed"}),
-        )
-
     return create_service(
-        "portfolio", VERSION, settings, build, portfolio_routes(settings, portfolio)
+        "portfolio",
+        VERSION,
+        settings,
+        lambda _: portfolio.routes,
+        portfolio_routes(settings, portfolio),
     )
 
 

@@ -14,7 +14,7 @@ from services.portfolio.domain import LimitChange
 from services.portfolio.profit import Profit
 from shared.book.positions import PairState
 from shared.book.sizing import SizingSettings
-from shared.book.targets import IntentPlan, LiveTarget
+from shared.book.targets import LiveTarget
 from shared.clock import ms_of_instant
 from shared.columns import columns_of, rows_of
 from shared.database.engine import Insertion
@@ -31,6 +31,8 @@ from shared.events.portfolio import OrdersRequested, SubmitOrder
 
 Live = Mapping[tuple[str, str], LiveTarget]
 _SERVICE = "portfolio"
+_WISHED = {"open": "enter", "close": "exit"}
+"""The action of the signal that an intent fulfils."""
 
 
 async def load_live(connection: AsyncConnection) -> dict[tuple[str, str], LiveTarget]:
@@ -51,33 +53,22 @@ def slot_rows(before: Live, after: Live) -> tuple[Insertion, ...]:
     return (Insertion.of_rows(slot_memory, [memory], ("targets",)),)
 
 
-def plan_rows(plan: IntentPlan, before: Live, lineage: Mapping[str, str]) -> tuple[Insertion, ...]:
-    """Return what records the fate of every signal, the intents, and the slots they take."""
-    decided = [signal for signal, _, _ in plan.decisions]
-    found = [intent for _, intent, _ in plan.decisions]
-    fates: dict[str, list[Any]] = {
-        "y": [signal.y for signal in decided],
-        "x": [signal.x for signal in decided],
-        "action": [signal.action for signal in decided],
-        "is_accepted": [intent is not None for intent in found],
-        "reason": [reason for _, _, reason in plan.decisions],
-        "intent_id": [None if intent is None else intent.intent_id for intent in found],
-    }
-    return (
-        Insertion(targets, fates, common={"closes_at": plan.requested.closes_at, **lineage}),
-        intent_rows(plan.requested, lineage),
-        *slot_rows(before, plan.live),
-    )
-
-
-def intent_rows(requested: OrdersRequested, lineage: Mapping[str, str]) -> Insertion:
-    """Return the rows that record the intents of a close."""
-    columns: dict[str, list[Any]] = {
+def plan_rows(requested: OrdersRequested, lineage: Mapping[str, str]) -> tuple[Insertion, ...]:
+    """Return the rows that record what became of the signals of a close, and the intents."""
+    common = {"closes_at": requested.closes_at, **lineage}
+    fates: list[tuple[str | None, ...]] = [
+        (intent.y, intent.x, _WISHED[intent.action], "accepted", intent.intent_id)
+        for intent in requested.intents
+    ]
+    fates += [(each.y, each.x, each.action, each.reason, None) for each in requested.refused]
+    decided = columns_of(("y", "x", "action", "reason", "intent_id"), fates)
+    decided["is_accepted"] = tuple(intent_id is not None for intent_id in decided["intent_id"])
+    asked: dict[str, list[Any]] = {
         name: [getattr(intent, name) for intent in requested.intents]
         for name in SubmitOrder.model_fields
     }
-    columns["legs"] = [[vars(leg) for leg in legs] for legs in columns["legs"]]
-    return Insertion(intents, columns, common={"closes_at": requested.closes_at, **lineage})
+    asked["legs"] = [[vars(leg) for leg in legs] for legs in asked["legs"]]
+    return (Insertion(targets, decided, common=common), Insertion(intents, asked, common=common))
 
 
 # --- limits ---------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.signals import store
-from shared.bus.consumer import UnitOfWork
+from shared.bus.consumer import Routes, UnitOfWork
 from shared.bus.log import newest_consumed_close
 from shared.clock import ms_of_instant
 from shared.errors import ContractError, DataError, PermanentError
@@ -77,6 +77,17 @@ class Signals:
         self._shadow: Promotion | None = None
         self._shadow_trades: Mapping[tuple[str, str], PairTrade] = {}
         self._last_closes_at_ms: int | None = None
+
+    @property
+    def routes(self) -> Routes:
+        """What signals does with what it reads."""
+        return Routes(
+            handlers={"models.promoted": self.take_model, "features.computed": self.decide},
+            adopters={"signals.raised": self.adopt},
+            reload=self.reload,
+            at_once=frozenset({"features.computed"}),
+            recorders={"signals.raised": store.signal_rows},
+        )
 
     @property
     def champion(self) -> Promotion | None:
@@ -174,7 +185,7 @@ class Signals:
         )
 
     async def decide(self, computed: FeaturesComputed, unit: UnitOfWork) -> None:
-        """Decide, record and publish the signals of a close."""
+        """Decide and publish the signals of a close, and record what is remembered of them."""
         shadow_trades = await self._decide_in_shadow(computed, unit)
         in_force = [
             champion
@@ -195,7 +206,7 @@ class Signals:
             self._last_closes_at_ms,
         )
         last_closes_at_ms = max(computed.closes_at_ms, self._last_closes_at_ms or 0)
-        unit.record(*store.decision_rows(raised, self._trades, trades, unit.lineage))
+        unit.record(*store.memory_rows(self._trades, trades))
         unit.publish("signals.raised", raised)
 
         def keep() -> None:
@@ -237,7 +248,6 @@ class Signals:
 
     async def adopt(self, raised: SignalsRaised, unit: UnitOfWork) -> None:
         """Take in signals that somebody published by hand; the rule's own trades stay."""
-        unit.record(store.signal_rows(raised, unit.lineage))
         unit.publish("signals.raised", raised)
 
 

@@ -17,8 +17,7 @@ from fastapi import FastAPI
 
 from services.signals.api import signals_routes
 from services.signals.handlers import Signals
-from shared.bus.consumer import Routes
-from shared.service import Runtime, create_service, serve
+from shared.service import create_service, serve
 from shared.settings import load_settings
 
 VERSION = "1"
@@ -28,19 +27,9 @@ def create_app() -> FastAPI:
     """Build the service from its settings."""
     settings = load_settings()
     signals = Signals(settings)
-
-    def build(_: Runtime) -> Routes:
-        return Routes(
-            handlers={
-                "models.promoted": signals.take_model,
-                "features.computed": signals.decide,
-            },
-            adopters={"signals.raised": signals.adopt},
-            reload=signals.reload,
-            at_once=frozenset({"features.computed"}),
-        )
-
-    return create_service("signals", VERSION, settings, build, signals_routes(settings, signals))
+    return create_service(
+        "signals", VERSION, settings, lambda _: signals.routes, signals_routes(settings, signals)
+    )
 
 
 def run() -> None:

@@ -35,25 +35,22 @@ def _by_pair(recorded: Mapping[str, Sequence[Any]]) -> dict[tuple[str, str], Pai
     return {(trade.y, trade.x): trade for trade in trades}
 
 
-def decision_rows(
-    raised: SignalsRaised, before: Trades, after: Trades, lineage: Mapping[str, str]
-) -> tuple[Insertion, ...]:
-    """Return the rows that record the signals of a close, and what the rule remembers after it."""
-    rows = signal_rows(raised, lineage)
+def memory_rows(before: Trades, after: Trades) -> tuple[Insertion, ...]:
+    """Return what records what the rule remembers, where that has changed."""
     if after == before:
-        return (rows,)
+        return ()
     memory = {"service": _SERVICE, "trades": _json_of(after)}
-    return (rows, Insertion.of_rows(rule_memory, [memory], ("trades",)))
+    return (Insertion.of_rows(rule_memory, [memory], ("trades",)),)
 
 
 def _json_of(trades: Trades) -> str:
     return orjson.dumps(columns_of(PairTrade._fields, trades.values())).decode()
 
 
-def signal_rows(raised: SignalsRaised, lineage: Mapping[str, str]) -> Insertion:
+def signal_rows(raised: SignalsRaised, lineage: Mapping[str, str]) -> tuple[Insertion, ...]:
     """Return the rows that record the signals of a close."""
     common = {"closes_at": raised.closes_at, "roster_closes_at": raised.roster_closes_at}
-    return Insertion(signals, raised.columns, common={**common, **lineage})
+    return (Insertion(signals, raised.columns, common={**common, **lineage}),)
 
 
 _SAVE_SHADOW = text(

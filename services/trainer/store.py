@@ -82,6 +82,7 @@ async def load_progress(connection: AsyncConnection) -> Progress:
     last = await log.newest_consumed_close(connection, "trainer", "features.computed")
     if last is None:
         return Progress()
+    await log.wait_for_rows(connection, "features.computed", last)
     last_ms = ms_of_instant(last)
     model_at = (await connection.execute(select(func.max(models.c.trained_at_close)))).scalar()
     tried_at = (await connection.execute(select(func.max(trainings.c.closes_at)))).scalar()
@@ -143,6 +144,7 @@ async def feature_rows(
     connection: AsyncConnection, after_ms: int, up_to_ms: int
 ) -> tuple[tuple[str, ...], list[PairRows]]:
     """Return the newest feature set's names and its rows by pair, ascending in time."""
+    await log.wait_for_rows(connection, "features.computed", instant_of_ms(up_to_ms))
     newest = (
         await connection.execute(
             select(features.c.feature_set)
@@ -190,6 +192,7 @@ async def pairs_seen(
     connection: AsyncConnection, after_ms: int, up_to_ms: int
 ) -> list[tuple[str, str]]:
     """Return the pairs that have rows in a period, and those of the last roster."""
+    await log.wait_for_rows(connection, "features.computed", instant_of_ms(up_to_ms))
     rows = await connection.execute(
         text(
             """
@@ -578,6 +581,7 @@ async def real_signals(
     connection: AsyncConnection, after_ms: int, before_ms: int
 ) -> list[Mapping[str, Any]]:
     """Return what was decided between two closes, by whoever decided, in order."""
+    await log.wait_for_rows(connection, "signals.raised", instant_of_ms(before_ms - 1))
     rows = await connection.execute(
         select(
             signals.c.y,

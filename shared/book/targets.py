@@ -89,6 +89,11 @@ def plan_intents(
             "timeframe": raised.timeframe,
             "intents": [found for _, found in decided if not isinstance(found, str)],
             "marks": raised.marks,
+            "refused": [
+                {"y": signal.y, "x": signal.x, "action": signal.action, "reason": found}
+                for signal, found in decided
+                if isinstance(found, str)
+            ],
         }
     )
     intents = iter(requested.intents)

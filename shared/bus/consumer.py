@@ -4,6 +4,7 @@ A single task takes events one at a time, merged by close over all consumed stre
 handles each in one transaction: the cursor moves first, which locks, deduplicates and
 fences; then the handler writes its rows; last its outgoing events are appended to the log.
 After the commit the handler's new state is swapped in and the events are added to Redis.
+Rows that only repeat such an event follow when nothing waits, under a cursor of their own.
 """
 
 from __future__ import annotations
@@ -35,6 +36,14 @@ from shared.events.catalogue import owned_topics, topic_named
 
 IDLE_SECONDS = 0.25
 """How long a quiet consumer waits before it looks into the log by itself."""
+REST_SECONDS = 0.025
+"""How long nothing must have come before rows that repeat events are recorded.
+
+It is more than a close takes from its bars to its orders: rows recorded at once would take
+the processor and the disk from the services that the event was published for.
+"""
+_MOST_UNRECORDED = 64
+"""Events whose rows may wait while there is no rest."""
 TURN_WITHIN_SECONDS = 30.0
 """How long a person's request waits for the event in hand before it is refused."""
 _BUFFERED = 2_000
@@ -99,6 +108,7 @@ class UnitOfWork:
 
 
 Handler = Callable[[Any, UnitOfWork], Awaitable[None]]
+Recorder = Callable[[Any, Mapping[str, str]], Iterable[Insertion]]
 Reload = Callable[[AsyncConnection], Awaitable[None]]
 
 
@@ -111,8 +121,8 @@ class Routes:
     handlers
         One per consumed stream.
     adopters
-        One per owned stream: what to do with an entry a foreign client added. It records
-        the rows and publishes the event, under its number, like the service itself does.
+        One per owned stream: what to do with an entry a foreign client added. It publishes
+        the event, under its number, like the service itself does.
     reload
         Rebuilds the in-memory state from the record, at start and after any failure.
     when_idle
@@ -124,6 +134,10 @@ class Routes:
         Streams whose handlers do without a transaction unless they ask for its connection,
         which they do before they change anything: all they record and the one event they
         publish then goes to the database in a single statement.
+    recorders
+        For owned streams whose events are repeated as rows: makes the rows of an event and
+        its lineage. They are recorded when the service comes to rest, by a cursor of their
+        own, so that whoever waits for the event does not wait for them.
     """
 
     handlers: Mapping[str, Handler]
@@ -132,6 +146,7 @@ class Routes:
     when_idle: Callable[[], Awaitable[bool]] | None = None
     close: Callable[[], Awaitable[None]] | None = None
     at_once: frozenset[str] = frozenset()
+    recorders: Mapping[str, Recorder] = field(default_factory=dict)
 
 
 _Done = tuple[UnitOfWork, Sequence[LogEntry]]
@@ -170,7 +185,11 @@ class Consumer:
         self._retry_policy = retry_policy or RetryPolicy()
         self._owned = [topic.name for topic in owned_topics(name)]
         self._wake = asyncio.Event()
-        self._buffers: dict[str, dict[int, LogEntry]] = {t: {} for t in routes.handlers}
+        self._handlers = dict(routes.handlers)
+        self._handlers |= {topic: _recording(make) for topic, make in routes.recorders.items()}
+        self._at_once = routes.at_once.union(routes.recorders)
+        self._is_at_rest = False
+        self._buffers: dict[str, dict[int, LogEntry]] = {topic: {} for topic in self._handlers}
         self._decoded: dict[str, tuple[LogEntry, Event | ContractError]] = {}
         self._foreign: list[StreamEntry] = []
         self._adopted: dict[str, str] = {}
@@ -205,6 +224,9 @@ class Consumer:
         try:
             while not self._is_stopping:
                 await self._step()
+            async with self._turn:
+                while await self._record_next():
+                    pass
         finally:
             if self._routes.close is not None:
                 await self._routes.close()
@@ -263,7 +285,7 @@ class Consumer:
 
     async def _prepare(self) -> None:
         async with transaction(self._engine) as connection:
-            await log.ensure_topics(connection, {*self._owned, *self._routes.handlers})
+            await log.ensure_topics(connection, {*self._owned, *self._handlers})
             await self._load(connection)
             row = await connection.execute(
                 text("SELECT is_paused FROM service_control WHERE service = :name"),
@@ -273,7 +295,7 @@ class Consumer:
 
     async def _load(self, connection: AsyncConnection) -> None:
         """Take cursors and state from the record."""
-        self.offsets = await log.ensure_offsets(connection, self.name, self._routes.handlers)
+        self.offsets = await log.ensure_offsets(connection, self.name, self._handlers)
         self._adopted = await dead_letters.adoption_cursors(connection, self._owned)
         await self._routes.reload(connection)
 
@@ -287,11 +309,17 @@ class Consumer:
     def _receive(self, entries: Sequence[StreamEntry]) -> None:
         """Take entries from Redis: numbered ones to the buffers, foreign ones to adoption."""
         for entry in entries:
-            buffer = self._buffers.get(entry.topic)
-            if entry.seq is None:
-                if entry.topic in self._owned:
+            if entry.topic in self._owned:
+                if entry.seq is None:
                     self._foreign.append(entry)
-            elif buffer is not None and entry.payload is not None and len(buffer) < _BUFFERED:
+                continue
+            buffer = self._buffers.get(entry.topic)
+            if (
+                entry.seq is not None
+                and buffer is not None
+                and entry.payload is not None
+                and len(buffer) < _BUFFERED
+            ):
                 added_at_ms, _ = entry_order(entry.entry_id)
                 buffer[entry.seq] = LogEntry(entry.topic, entry.seq, entry.payload, added_at_ms)
         self._wake.set()
@@ -314,11 +342,8 @@ class Consumer:
         """Return the next event by close, the longest timeframe first."""
         chosen: tuple[LogEntry, Event | ContractError] | None = None
         chosen_order: tuple[int, int, int] | None = None
-        for rank, (topic, buffer) in enumerate(self._buffers.items()):
-            seq = self.offsets[topic] + 1
-            for stale in [known for known in buffer if known < seq]:
-                del buffer[stale]
-            entry = buffer.get(seq)
+        for rank, topic in enumerate(self._routes.handlers):
+            entry = self._first_of(topic)
             if entry is None:
                 continue
             event = self._decode(entry)
@@ -327,6 +352,13 @@ class Consumer:
             if chosen_order is None or order < chosen_order:
                 chosen, chosen_order = (entry, event), order
         return chosen
+
+    def _first_of(self, topic: str) -> LogEntry | None:
+        """Return the next entry of a stream where it is at hand, and forget what was before."""
+        buffer, seq = self._buffers[topic], self.offsets[topic] + 1
+        for stale in [known for known in buffer if known < seq]:
+            del buffer[stale]
+        return buffer.get(seq)
 
     def _decode(self, entry: LogEntry) -> Event | ContractError:
         known = self._decoded.get(entry.topic)
@@ -345,19 +377,23 @@ class Consumer:
     async def _step(self) -> None:
         """Handle one event or one foreign entry, or wait for something to do."""
         self._wake.clear()
-        if not self.is_paused:
-            try:
-                async with self._turn:
-                    if await self._do_next():
-                        return
-            except RetryableError as error:
-                self.last_error = str(error)
-                logger.warning("store or venue unavailable", service=self.name, error=str(error))
         try:
-            async with asyncio.timeout(IDLE_SECONDS):
+            async with self._turn:
+                if not self.is_paused and await self._do_next():
+                    self._is_at_rest = False
+                    return
+                if self._is_at_rest and await self._record_next():
+                    return
+        except RetryableError as error:
+            self.last_error = str(error)
+            logger.warning("store or venue unavailable", service=self.name, error=str(error))
+        is_recorded = not any(self._buffers[topic] for topic in self._routes.recorders)
+        try:
+            async with asyncio.timeout(IDLE_SECONDS if is_recorded else REST_SECONDS):
                 await self._wake.wait()
         except TimeoutError:
-            if not self.is_paused:
+            self._is_at_rest = True
+            if is_recorded and not self.is_paused:
                 async with self._turn:
                     await self._look_into_log()
 
@@ -369,11 +405,22 @@ class Consumer:
             await self._take_in_foreign()
             return True
         await self._fill_gaps()
+        if any(len(self._buffers[topic]) >= _MOST_UNRECORDED for topic in self._routes.recorders):
+            await self._record_next()
         chosen = self._next()
         if chosen is not None:
             await self._deliver(*chosen)
             return True
         return self._routes.when_idle is not None and await self._routes.when_idle()
+
+    async def _record_next(self) -> bool:
+        """Record the rows of one published event; False when there is none or it must wait."""
+        for topic in self._routes.recorders:
+            entry = self._first_of(topic)
+            if entry is not None:
+                await self._deliver(entry, self._decode(entry))
+                return self.offsets[topic] == entry.seq
+        return False
 
     async def _look_into_log(self) -> None:
         try:
@@ -404,11 +451,11 @@ class Consumer:
         source_uri = f"log:{entry.topic}/{entry.seq}"
         # Asked for with the first statement: the merge is by close, so an event that Redis lost
         # must not be overtaken by a later one of another stream. What arrives from now on has
-        # taken no part in the choice.
+        # taken no part in the choice. Rows that repeat an event wait for no other.
+        is_record = entry.topic in self._routes.recorders
+        merged = () if is_record else self._routes.handlers
         not_at_hand = [
-            topic
-            for topic, buffer in self._buffers.items()
-            if self.offsets[topic] + 1 not in buffer
+            topic for topic in merged if self.offsets[topic] + 1 not in self._buffers[topic]
         ]
 
         async def handle(unit: UnitOfWork) -> bool:
@@ -420,11 +467,11 @@ class Consumer:
             if isinstance(event, ContractError):
                 raise event
             unit.after_commit(observe_commit)
-            await self._routes.handlers[entry.topic](event, unit)
+            await self._handlers[entry.topic](event, unit)
             return True
 
         async def attempt() -> _Done | None:
-            if isinstance(event, Event) and entry.topic in self._routes.at_once:
+            if isinstance(event, Event) and entry.topic in self._at_once:
                 done = await self._settle_at_once(source_uri, entry, event, not_at_hand)
                 if done is not None:
                     done[0].after_commit(observe_commit)
@@ -432,6 +479,8 @@ class Consumer:
             return await self._in_transaction(source_uri, None, handle)
 
         def observe_commit() -> None:
+            if is_record:
+                return
             metrics.COMMIT_SECONDS.labels(*labels).observe(monotonic_seconds() - started_at)
             if entry.added_at_ms is not None:
                 waited_seconds = began_at.timestamp() - entry.added_at_ms / 1000
@@ -443,10 +492,11 @@ class Consumer:
             return
         self.offsets[entry.topic] = entry.seq
         self._buffers[entry.topic].pop(entry.seq, None)
-        if isinstance(event, Event):
+        if isinstance(event, Event) and not is_record:
             self.last_closes_at_ms = event.closes_at_ms
         metrics.HANDLED.labels(*labels).inc()
-        metrics.HANDLE_SECONDS.labels(*labels).observe(monotonic_seconds() - started_at)
+        taken = metrics.RECORD_SECONDS if is_record else metrics.HANDLE_SECONDS
+        taken.labels(*labels).observe(monotonic_seconds() - started_at)
 
     async def _take_in_foreign(self) -> None:
         """Adopt the next foreign entry, or refuse in one transaction all before one that is good.
@@ -653,7 +703,7 @@ class Consumer:
             return None
         unit = UnitOfWork(None, source_uri, self.transform_id)
         try:
-            await self._routes.handlers[entry.topic](event, unit)
+            await self._handlers[entry.topic](event, unit)
         except _TransactionNeededError:
             return None
         if len(_without_repeats(unit.outgoing)) > 1:
@@ -679,6 +729,8 @@ class Consumer:
         for entry in logged:
             if not await self._streams.publish(entry, self._adopted.get(entry.topic)):
                 metrics.PUBLISH_FAILURES.labels(self.name, entry.topic).inc()
+            if entry.topic in self._routes.recorders:
+                self._buffers[entry.topic][entry.seq] = entry
         for errand in unit.errands:
             await errand()
 
@@ -770,6 +822,15 @@ class Consumer:
             "attempts": str(attempts),
             "data": payload[:MAX_EVENT_BYTES].decode(errors="replace"),
         }
+
+
+def _recording(make: Recorder) -> Handler:
+    """Return the handler that records the rows of an event."""
+
+    async def record(event: Event, unit: UnitOfWork) -> None:
+        unit.record(*make(event, unit.lineage))
+
+    return record
 
 
 def _decode_foreign(entry: StreamEntry) -> Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +14,13 @@ import asyncpg
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.clock import monotonic_seconds
 from shared.database.engine import Insertion, InsertionShape, compose, run_at_once, write_parts
-from shared.errors import PermanentError
+from shared.errors import PermanentError, StoreError
 from shared.events.base import Event
+from shared.events.catalogue import TOPICS, topic_named
+
+_ROWS_WITHIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,21 +342,61 @@ async def heads(connection: AsyncConnection, topics: Iterable[str]) -> dict[str,
     return {row.topic: row.seq for row in rows}
 
 
+_OWNERS = ", ".join(f"('{topic.publisher}', '{topic.name}')" for topic in TOPICS.values())
 _IS_DRAINED = text(
-    """
+    f"""
     SELECT NOT EXISTS (
         SELECT FROM consumer_offset JOIN stream_head USING (topic)
         WHERE consumer_offset.seq < stream_head.seq
+          AND (CAST(:with_rows AS boolean) OR (consumer, topic) NOT IN ({_OWNERS}))
     ) AND NOT EXISTS (
         SELECT FROM orders WHERE state IN ('initialised', 'submitted', 'unknown')
+    )
+    """  # noqa: S608 - names of our streams
+)
+_ARE_ROWS_RECORDED = text(
+    """
+    SELECT NOT EXISTS (
+        SELECT FROM consumer_offset JOIN event_log USING (topic)
+        WHERE consumer = :owner AND topic = :topic
+          AND event_log.seq > consumer_offset.seq AND closes_at <= :up_to
     )
     """
 )
 
 
-async def is_drained(connection: AsyncConnection) -> bool:
-    """Whether every consumer has reached the head of its streams and no order is in flight."""
-    return bool((await connection.execute(_IS_DRAINED)).scalar_one())
+async def is_drained(connection: AsyncConnection, *, with_rows: bool = False) -> bool:
+    """Whether every consumer has reached the head of its streams and no order is in flight.
+
+    Parameters
+    ----------
+    connection
+        The transaction.
+    with_rows
+        Whether the rows that repeat events must be recorded as well: what a close brings about
+        does not wait for them.
+    """
+    return bool((await connection.execute(_IS_DRAINED, {"with_rows": with_rows})).scalar_one())
+
+
+async def wait_for_rows(connection: AsyncConnection, topic: str, up_to: datetime) -> None:
+    """Wait until the rows that repeat a stream's events up to a close are recorded.
+
+    Raises
+    ------
+    StoreError
+        If they are not within five seconds.
+    """
+    owner = topic_named(topic).publisher
+    asked = {"owner": owner, "topic": topic, "up_to": up_to}
+    deadline = monotonic_seconds() + _ROWS_WITHIN_SECONDS
+    while not (await connection.execute(_ARE_ROWS_RECORDED, asked)).scalar_one():
+        if monotonic_seconds() > deadline:
+            raise StoreError(
+                f"{owner} has not recorded the rows of {topic} up to {up_to.isoformat()}: see that "
+                "it runs"
+            )
+        await asyncio.sleep(0.005)
 
 
 async def newest_consumed_close(

@@ -24,6 +24,12 @@ COMMIT_SECONDS = Histogram(
     ["consumer", "topic"],
     buckets=_HOP_BUCKETS,
 )
+RECORD_SECONDS = Histogram(
+    "mnt_bus_record_seconds",
+    "Time to record the rows that repeat an event",
+    ["consumer", "topic"],
+    buckets=_HOP_BUCKETS,
+)
 ADOPTED = Counter("mnt_bus_entries_adopted_total", "Foreign entries adopted", ["consumer", "topic"])
 WITHOUT_EFFECT = Counter(
     "mnt_bus_entries_without_effect_total", "Duplicates and phantoms", ["consumer", "topic"]

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from shared.events.base import Event, Fact, Finite, Symbol
-from shared.events.signals import Price
+from shared.events.signals import Action, Price
 
 
 class OrderLeg(Fact):
@@ -37,6 +37,15 @@ class SubmitOrder(Fact):
     legs: tuple[OrderLeg, ...]
 
 
+class RefusedSignal(Fact):
+    """A signal that became no intent, and why."""
+
+    y: Symbol
+    x: Symbol
+    action: Action
+    reason: str
+
+
 class OrdersRequested(Event):
     """Every intent of one close; often none.
 
@@ -44,6 +53,8 @@ class OrdersRequested(Event):
     ----------
     marks
         As the signals had them.
+    refused
+        The signals of the close that became none.
     """
 
     version: Literal[2] = 2  # type: ignore[assignment]  # the first had an object for each mark
@@ -51,3 +62,4 @@ class OrdersRequested(Event):
     timeframe: str
     intents: tuple[SubmitOrder, ...]
     marks: dict[Symbol, Price]
+    refused: tuple[RefusedSignal, ...] = ()

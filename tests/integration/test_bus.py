@@ -14,8 +14,9 @@ from redis.asyncio import Redis
 from sqlalchemy import Column, MetaData, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from shared.bus import consumer as consuming
 from shared.bus import dead_letters, log, streams
-from shared.bus.consumer import Consumer, Handler, Routes, UnitOfWork
+from shared.bus.consumer import Consumer, Handler, Recorder, Routes, UnitOfWork
 from shared.bus.dead_letters import DeadLetter
 from shared.bus.log import LogEntry
 from shared.bus.retry import RetryPolicy
@@ -144,13 +145,21 @@ class Bus:
         reload: Callable[[AsyncConnection], Awaitable[None]] = nothing_to_reload,
         when_idle: Callable[[], Awaitable[bool]] | None = None,
         at_once: frozenset[str] = frozenset(),
+        recorders: Mapping[str, Recorder] | None = None,
     ) -> Consumer:
         return Consumer(
             name,
             "1",
             create_engine(self.database_url, application=f"test-{name}"),
             Streams(self.redis_url),
-            Routes(handlers, adopters or {}, reload, when_idle, at_once=at_once),
+            Routes(
+                handlers,
+                adopters or {},
+                reload,
+                when_idle,
+                at_once=at_once,
+                recorders=recorders or {},
+            ),
             IMPATIENT,
         )
 
@@ -1038,3 +1047,177 @@ async def test_effects_go_on_while_the_session_of_the_lock_is_lost(bus: Bus) -> 
         await eventually_async(lambda: bus.has_notes(*map(bars, range(3))))
     assert len(await bus.log_of("pairs.screened")) == 3
     assert await bus.letters() == []
+
+
+# --- rows that repeat events ----------------------------------------------------------------
+
+
+async def publish_screen(event: BarsClosed, unit: UnitOfWork) -> None:
+    unit.publish("pairs.screened", screen(event.closes_at))
+
+
+def notes_of(event: Event, lineage: Mapping[str, str]) -> list[Insertion]:
+    return [Insertion(NOTES, {"words": [f"{note_of(event)} {lineage['source_uri']}"]})]
+
+
+def screens_noted(*hours: int) -> list[str]:
+    events = [screen(bars(hour).closes_at) for hour in hours]
+    return [f"{note_of(each)} log:pairs.screened/{n}" for n, each in enumerate(events, start=1)]
+
+
+def measured_topics(histogram: str, consumer: str) -> set[str]:
+    found = (family for family in REGISTRY.collect() if family.name == histogram)
+    samples = (sample.labels for family in found for sample in family.samples)
+    return {labels["topic"] for labels in samples if labels["consumer"] == consumer}
+
+
+def screening(bus: Bus, make: Recorder = notes_of, **given: Any) -> Consumer:
+    handlers = {"bars.1h": publish_screen}
+    return bus.consumer("screener", handlers, recorders={"pairs.screened": make}, **given)
+
+
+async def are_noted(bus: Bus, *hours: int) -> bool:
+    assert await bus.notes() == screens_noted(*hours)
+    return True
+
+
+async def is_drained(bus: Bus, *, with_rows: bool) -> bool:
+    async with transaction(bus.engine) as connection:
+        return await log.is_drained(connection, with_rows=with_rows)
+
+
+async def are_screened(bus: Bus, n_closes: int) -> bool:
+    assert len(await bus.log_of("pairs.screened")) == n_closes
+    assert await is_drained(bus, with_rows=False)
+    return True
+
+
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let consumers wait for ever before they record rows."""
+    monkeypatch.setattr(consuming, "REST_SECONDS", 3_600.0)
+    monkeypatch.setattr(consuming, "IDLE_SECONDS", 3_600.0)
+
+
+@pytest.mark.parametrize("at_once", [frozenset(), AT_ONCE])
+async def test_rows_that_repeat_an_event_are_recorded_once_it_is_published(
+    bus: Bus, at_once: frozenset[str]
+) -> None:
+    async with running(consumer := screening(bus, at_once=at_once)):
+        await bus.publish("bars.1h", bars(0), bars(1))
+        await eventually_async(lambda: are_noted(bus, 0, 1))
+        assert await is_drained(bus, with_rows=True)
+    assert consumer.offsets == {"bars.1h": 2, "pairs.screened": 2}
+    for metric, topics in (("handle", {"bars.1h"}), ("record", {"pairs.screened"})):
+        assert measured_topics(f"mnt_bus_{metric}_seconds", "screener") == topics
+    assert consumer.last_closes_at_ms == bars(1).closes_at_ms
+
+
+@pytest.mark.usefixtures("restless")
+async def test_nobody_waits_for_the_rows_that_repeat_an_event(bus: Bus) -> None:
+    consumer = screening(bus)
+    task = asyncio.create_task(consumer.run())
+    await consumer.is_started.wait()
+    await bus.publish("bars.1h", bars(0))
+    await eventually_async(lambda: are_screened(bus, 1))
+    assert not await is_drained(bus, with_rows=True)
+    assert await bus.notes() == []
+    task.cancel()  # as if it were killed: what was published is not recorded
+    await asyncio.wait([task])
+    await close(consumer)
+
+
+async def test_rows_that_a_killed_owner_left_out_are_made_from_the_log(bus: Bus) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(consuming, "REST_SECONDS", 3_600.0)
+        await test_nobody_waits_for_the_rows_that_repeat_an_event(bus)
+    async with running(screening(bus)):
+        await eventually_async(lambda: are_noted(bus, 0))
+        await bus.publish("bars.1h", bars(1))
+        await eventually_async(lambda: are_noted(bus, 0, 1))
+
+
+@pytest.mark.usefixtures("restless")
+async def test_an_owner_that_stops_records_what_is_left(bus: Bus) -> None:
+    async with running(screening(bus)):
+        await bus.publish("bars.1h", bars(0), bars(1))
+        await eventually_async(lambda: are_screened(bus, 2))
+    assert await are_noted(bus, 0, 1)
+
+
+@pytest.mark.usefixtures("restless")
+async def test_an_owner_without_rest_records_what_becomes_too_much(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consuming, "_MOST_UNRECORDED", 3)
+    async with running(screening(bus)):
+        await bus.publish("bars.1h", *(bars(hour) for hour in range(5)))
+        await eventually_async(lambda: are_screened(bus, 5))
+        await eventually_async(lambda: are_noted(bus, 0, 1, 2))
+
+
+async def test_a_paused_owner_records_what_it_has_published(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(consuming, "REST_SECONDS", 0.5)
+        async with running(consumer := screening(bus)):
+            await bus.publish("bars.1h", bars(0))
+            await eventually_async(lambda: are_screened(bus, 1))
+            consumer.is_paused = True
+            consumer.wake()
+            await bus.publish("bars.1h", bars(1))
+            await eventually_async(lambda: are_noted(bus, 0))
+            assert await bus.log_of("pairs.screened") == [note_of(screen(bars(0).closes_at))]
+
+
+async def test_rows_that_are_refused_are_put_aside_and_later_ones_recorded(bus: Bus) -> None:
+    def make(event: Event, lineage: Mapping[str, str]) -> list[Insertion]:
+        [insertion] = notes_of(event, lineage)
+        refused = event.closes_at == bars(0).closes_at
+        return [Insertion(NOTES, {"words": ["a\0b"]}) if refused else insertion]
+
+    async with running(screening(bus, make)):
+        await bus.publish("bars.1h", bars(0), bars(1))
+        await eventually_async(lambda: are_noted_after(bus, 1))
+    [letter] = await bus.letters()
+    assert (letter.consumer, letter.topic, letter.seq) == ("screener", "pairs.screened", 1)
+
+
+async def are_noted_after(bus: Bus, n_refused: int) -> bool:
+    assert await bus.notes() == screens_noted(0, 1)[n_refused:]
+    return True
+
+
+async def test_a_plain_entry_of_an_owned_stream_has_its_rows(bus: Bus) -> None:
+    async def adopt(event: PairsScreened, unit: UnitOfWork) -> None:
+        unit.publish("pairs.screened", event)
+
+    async with running(screening(bus, adopters={"pairs.screened": adopt})):
+        await bus.add("pairs.screened", {b"data": screen(NOON).to_bytes()})
+        await eventually_async(lambda: are_noted(bus, 0))
+
+
+async def test_whoever_reads_rows_waits_until_they_are_recorded(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait(hour: int) -> None:
+        async with transaction(bus.engine) as connection:
+            await log.wait_for_rows(connection, "pairs.screened", bars(hour).closes_at)
+
+    await wait(0)  # nobody records them
+    with monkeypatch.context() as patch:
+        patch.setattr(consuming, "REST_SECONDS", 3_600.0)
+        async with running(consumer := screening(bus)):
+            await bus.publish("bars.1h", bars(1))
+            await eventually_async(lambda: are_screened(bus, 1))
+            await wait(0)
+            waiting = asyncio.create_task(wait(1))
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+            monkeypatch.setattr(log, "_ROWS_WITHIN_SECONDS", 0.05)
+            with pytest.raises(StoreError, match="screener has not recorded the rows of pairs"):
+                await wait(1)
+            await consumer.stop()
+    await waiting
+    assert await are_noted(bus, 1)

@@ -244,6 +244,26 @@ def test_what_services_remember_is_kept_by_a_migration_and_its_undoing(
     engine.dispose()
 
 
+def test_what_was_recorded_with_its_event_is_not_recorded_again(empty_database_url: str) -> None:
+    cursors = text("SELECT consumer, topic, seq FROM consumer_offset ORDER BY topic")
+    engine = create_engine(empty_database_url.replace("+asyncpg", "+psycopg"))
+    with engine.begin() as connection:
+        migrations = configuration(connection)
+        command.upgrade(migrations, "0015")
+        connection.execute(
+            text("INSERT INTO stream_head VALUES ('bars.5m', 9), ('features.computed', 7)")
+        )
+        connection.execute(text("INSERT INTO consumer_offset VALUES ('features', 'bars.5m', 8)"))
+        command.upgrade(migrations, "0016")
+        assert connection.execute(cursors).all() == [
+            ("features", "bars.5m", 8),
+            ("features", "features.computed", 7),
+        ]
+        command.downgrade(migrations, "0015")
+        assert connection.execute(cursors).all() == [("features", "bars.5m", 8)]
+    engine.dispose()
+
+
 def test_a_database_that_is_not_there_is_named_as_the_cause(database_url: str) -> None:
     with pytest.raises(StoreError, match="is the database up"):
         upgrade(f"{database_url}_missing")

@@ -55,6 +55,8 @@ N_TRADED = 16
 UNTIL_RECONCILED_MS = 310_000
 _CRASHES = {"screener": 5.0}
 """So much likelier is a side effect to be the last of a service that has few of them."""
+_RECORDED = 0.5
+"""How often a service at rest records rows of an event before anything else happens."""
 
 
 class FleetWorld(World):
@@ -135,7 +137,9 @@ class _Alive:
     def has_work(self) -> bool:
         consumer = self.consumer
         return consumer is not None and bool(
-            consumer._foreign or consumer._must_reload or any(consumer._buffers.values())
+            consumer._foreign
+            or consumer._must_reload
+            or any(consumer._buffers[topic] for topic in consumer._routes.handlers)
         )
 
 
@@ -159,6 +163,7 @@ class _FleetRun:
         self._connection = connection
         client.connect(self.world, Wire(self.world, self.rules.executor.judge_order))
         self._random = self.world.chance("schedule")
+        self._resting = self.world.chance("rest")
         self._strangers = _foreign_entries(seed % N_MARKETS, self.market)
         self.fleet = {name: _Alive(name, Process(name, 0)) for name in BUILDS}
         for name in BUILDS:
@@ -251,7 +256,8 @@ class _FleetRun:
         """Let who is behind look into the log, or else ingest release what is next."""
         world = self.world
         await self._next_of(self.fleet["executor"])
-        behind = await self.rules.judge_cursors()
+        await self._record_some()
+        behind, without_rows = await self.rules.judge_cursors()
         if not behind and self._is_complete():
             await self._intervene()
             n_before = world.n_released
@@ -262,12 +268,23 @@ class _FleetRun:
             source = self.fleet["ingest"].service
             if isinstance(source, RecordedSource) and source._is_finished:
                 return not any(alive.has_work for alive in self.fleet.values())
-        for name in sorted(behind):
+        for name in sorted(behind | without_rows):
             consumer = self.fleet[name].consumer
             if consumer is not None:
                 await self._do(self.fleet[name], consumer._look_into_log)
         world.pass_time(self._random.choice((300, 1_000, 3_000)))
         return False
+
+    async def _record_some(self) -> None:
+        """Let services that are at rest record rows of what they have published."""
+        for alive in self.fleet.values():
+            if alive.consumer is not None and self._resting.random() < _RECORDED:
+                await self._do(alive, partial(self._record_next, alive.consumer))
+
+    @staticmethod
+    async def _record_next(consumer: Consumer) -> bool:
+        async with consumer._turn:
+            return await consumer._record_next()
 
     def _is_complete(self) -> bool:
         return all(alive.consumer is not None for alive in self.fleet.values())

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.executor import store
 from shared.database.tables import metadata
+from shared.events.catalogue import topic_named
 from shared.settings import Settings
 from tests.simulation.fleet_market import N_CLOSES
 from tests.simulation.rules import Rules
@@ -57,6 +58,7 @@ _BY_CHANCE = frozenset(
         "source_uri",
     }
 )
+_EMPTY_AT_BEST = {"bar_quarantine", "dead_letter"}
 _ONCE_A_CLOSE = (
     "bars.15m",
     "features.computed",
@@ -88,8 +90,14 @@ class FleetRules:
     async def _rows(self, query: str) -> Sequence[Any]:
         return (await self._connection.execute(text(query))).all()
 
-    async def judge_cursors(self) -> set[str]:
-        """Judge how far the services say they are; return those that are behind."""
+    async def judge_cursors(self) -> tuple[set[str], set[str]]:
+        """Judge how far the services say they are.
+
+        Returns
+        -------
+        tuple of set, set
+            Those that are behind, and those that have not recorded all rows.
+        """
         found = await self._rows(
             "SELECT consumer, topic, consumer_offset.seq, stream_head.seq AS head "
             "FROM consumer_offset JOIN stream_head USING (topic)"
@@ -100,7 +108,11 @@ class FleetRules:
             require(before <= seq, "cursors never go back", consumer, topic, before, seq)
             require(seq <= head, "a cursor is within its stream", consumer, topic, seq, head)
             self._cursors[(consumer, topic)] = seq
-        return {consumer for consumer, _, seq, head in found if seq < head}
+        behind = [(consumer, topic) for consumer, topic, seq, head in found if seq < head]
+        without_rows = {name for name, topic in behind if topic_named(topic).publisher == name}
+        return {
+            name for name, topic in behind if topic_named(topic).publisher != name
+        }, without_rows
 
     async def judge_held(self) -> None:
         """Judge, while all works, that no exit was lost on its way to the venue."""
@@ -135,6 +147,8 @@ class FleetRules:
             for name in (*_ALWAYS, *_OF_AN_HONEST_VENUE)
         }
         if undisturbed is None:
+            empty = [name for name, rows in self.record.items() if not rows]
+            self._world.require(set(empty) <= _EMPTY_AT_BEST, "an undisturbed fleet records", empty)
             return
         names = (*_ALWAYS, *(_OF_AN_HONEST_VENUE if self._world.is_venue_honest else ()))
         for name in names:

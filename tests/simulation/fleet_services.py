@@ -99,32 +99,17 @@ def _screener(settings: Settings, _: Runtime) -> tuple[Service, Routes]:
 
 def _features(settings: Settings, _: Runtime) -> tuple[Service, Routes]:
     features = Features(settings)
-    return features, Routes(
-        handlers={
-            "pairs.screened": features.follow_roster,
-            f"bars.{settings.trade_timeframe}": features.compute_close,
-        },
-        adopters={"features.computed": features.adopt},
-        reload=features.reload,
-    )
+    return features, features.routes
 
 
 def _signals(settings: Settings, _: Runtime) -> tuple[Service, Routes]:
     signals = Signals(settings)
-    return signals, Routes(
-        handlers={"models.promoted": signals.take_model, "features.computed": signals.decide},
-        adopters={"signals.raised": signals.adopt},
-        reload=signals.reload,
-    )
+    return signals, signals.routes
 
 
 def _portfolio(settings: Settings, _: Runtime) -> tuple[Service, Routes]:
     portfolio = Portfolio(settings)
-    return portfolio, Routes(
-        handlers={"signals.raised": portfolio.plan, "positions.changed": portfolio.release},
-        adopters={"orders.requested": portfolio.adopt},
-        reload=portfolio.reload,
-    )
+    return portfolio, portfolio.routes
 
 
 def _executor(settings: Settings, runtime: Runtime) -> tuple[Service, Routes]:
