@@ -133,14 +133,16 @@ def _summary(database_url: str, closes_before: int, bare: list[float]) -> Replay
     """Return the rate between two releases: a close is released when the last has drained."""
     with psycopg.connect(database_url) as connection:
         times = connection.execute(
-            "SELECT ingested_at FROM event_log WHERE topic = 'bars.5m' ORDER BY seq OFFSET %s",
+            "SELECT ingested_at, closes_at FROM event_log WHERE topic = 'bars.5m' "
+            "ORDER BY seq OFFSET %s",
             [closes_before],
         ).fetchall()
-        since = times[0][0]
+        since, first_close = times[0]
+        # Rows of a close may be recorded after the next is released; its fills never are.
         [(n_rows, n_fills)] = connection.execute(
-            "SELECT (SELECT count(*) FROM features WHERE ingested_at >= %s), "
+            "SELECT (SELECT count(*) FROM features WHERE closes_at >= %s), "
             "(SELECT count(*) FROM fills WHERE ingested_at >= %s)",
-            [since, since],
+            [first_close, since],
         ).fetchall()
     seconds = (times[-1][0] - since).total_seconds()
     return Replayed((len(times) - 1) / seconds, len(bare) / sum(bare), len(times), n_rows, n_fills)
