@@ -845,6 +845,10 @@ def _decode_foreign(entry: StreamEntry) -> Event:
         raise ContractError(
             f"entry {entry.entry_id} has no field 'data'; use XADD {entry.topic} '*' data '<json>'"
         )
+    if b"\\u0000" in entry.payload:
+        raise ContractError(
+            f"entry {entry.entry_id} has a NUL (\\u0000), which no row can keep: leave it out"
+        )
     return topic_named(entry.topic).event.from_bytes(entry.payload)
 
 

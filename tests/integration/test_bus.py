@@ -822,6 +822,7 @@ async def test_an_adoption_whose_errand_failed_is_not_repeated(bus: Bus) -> None
     ("fields", "reason"),
     [
         ({"data": b"\xff\x00{"}, "BarsClosed: payload: Invalid JSON"),
+        ({"data": bars(0, "A\x00").to_bytes()}, "has a NUL"),
         ({"data": b'{"version": 2}'}, "BarsClosed: version: Input should be 1 (got 2)"),
         ({"bars": b"{}"}, "has no field 'data'; use XADD bars.1h '*' data '<json>'"),
         ({"seq": b"one", "data": b"{}"}, "closes_at: Field required"),
