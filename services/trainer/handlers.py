@@ -45,14 +45,15 @@ class Trainer:
         self._settings = settings
         self._progress = Progress()
         registry = open_registry(settings.home, settings.mlflow_url, settings.mlflow_artifacts)
-        stages = Stages(settings, registry)
-        self._training = Training(settings, stages, registry)
-        self._promotion = Promotion(settings, stages)
+        self._stages = Stages(settings, registry)
+        self._training = Training(settings, self._stages, registry)
+        self._promotion = Promotion(settings, self._stages)
         self._tripwires = Tripwires(settings, self._promotion)
 
     async def reload(self, connection: AsyncConnection) -> None:
         """Take the last close, and what has passed since trainings and checks, from the record."""
         self._progress = await store.load_progress(connection)
+        self._stages.forget()
 
     async def refuse_foreign(self, event: Event, unit: UnitOfWork) -> None:
         """Refuse a promotion that did not come through the gates or an operator.
@@ -116,7 +117,7 @@ class Trainer:
             settings,
             training,
             pairs=pairs,
-            champion_age_closes=await self._champion_age(unit.connection, close_ms, training),
+            champion_age_closes=await self._champion_age(unit, close_ms, training),
             drift=drift,
         )
         if occasion is not None:
@@ -124,13 +125,13 @@ class Trainer:
         return Progress(close_ms, pairs, training, closes_since_check)
 
     async def _champion_age(
-        self, connection: AsyncConnection, close_ms: int, training: TrainingProgress
+        self, unit: UnitOfWork, close_ms: int, training: TrainingProgress
     ) -> int | None:
         """Return how many closes ago the champion was trained, where that may matter."""
         settings = self._settings.trainer
         if not settings.train_every_closes or not is_rested(settings, training):
             return None
-        champion = await store.model_at(connection, "champion")
+        champion = await store.model_at(unit.connection, "champion")
         bar_ms = timeframe_ms(self._settings.trade_timeframe)
         return None if champion is None else (close_ms - champion.trained_at_ms) // bar_ms
 

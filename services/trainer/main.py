@@ -41,6 +41,7 @@ def create_app() -> FastAPI:
                 "drift.tripped": trainer.refuse_foreign_check,
             },
             reload=trainer.reload,
+            at_once=frozenset({"features.computed"}),
         )
 
     return create_service("trainer", VERSION, settings, build, trainer_routes(settings, trainer))

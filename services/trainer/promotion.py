@@ -183,7 +183,7 @@ class Promotion:
 
     async def judge_shadow(self, unit: UnitOfWork, close_ms: int) -> None:
         """Promote a shadow that has lasted long enough, or retire it: the record says which."""
-        shadow = await store.model_at(unit.connection, "shadow")
+        shadow = await self._stages.find_shadow(unit)
         if shadow is None:
             return
         n_closes = await store.count_shadow_closes(

@@ -39,6 +39,24 @@ class Stages:
     def __init__(self, settings: Settings, registry: ModelRegistry) -> None:
         self._settings = settings
         self._registry = registry
+        self._is_without_shadow = False
+
+    def forget(self) -> None:
+        """Believe nothing that is remembered of the record."""
+        self._is_without_shadow = False
+
+    async def find_shadow(self, unit: UnitOfWork) -> StagedModel | None:
+        """Return the shadow; that there is none is remembered, so that not every close asks."""
+        if self._is_without_shadow:
+            return None
+        shadow = await store.model_at(unit.connection, "shadow")
+        if shadow is None:
+
+            def remember() -> None:
+                self._is_without_shadow = True
+
+            unit.after_commit(remember)
+        return shadow
 
     async def gates_of(
         self, connection: AsyncConnection, model: StagedModel, close_ms: int
@@ -80,6 +98,7 @@ class Stages:
     ) -> StagedModel:
         """Give a model a stage: record it, publish it, show it in MLflow; retire the holder."""
         connection = unit.connection
+        unit.after_commit(self.forget)
         holder = await store.model_at(connection, stage)
         if holder is not None and holder.sha256 != model.sha256:
             await self.retire(unit, holder, close_ms, f"{model.sha256[:12]} became {stage}")
