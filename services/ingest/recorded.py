@@ -56,13 +56,16 @@ class RecordedSource:
             return False
         if self._market is None:
             await self._prepare()
-        if not await self._is_fleet_drained():
-            return True
         if not self._closes:
+            if not await self._is_fleet_drained(with_rows=True):
+                return True
             await self._finish()
             return False
-        await self._release(self._closes[0])
-        self._closes.pop(0)
+        # Asked while the fleet is at work: only ingest records bars, and it is here.
+        recorded = await self._recorded_timeframes(self._closes[0])
+        if await self._is_fleet_drained():
+            await self._release(self._closes[0], recorded)
+            self._closes.pop(0)
         return True
 
     async def _prepare(self) -> None:
@@ -112,18 +115,25 @@ class RecordedSource:
             store.progress_row(self._replay, closes_at_ms=None, n_closes=0, is_finished=False)
         )
 
-    async def _is_fleet_drained(self) -> bool:
+    async def _recorded_timeframes(self, closes_at_ms: int) -> frozenset[str]:
+        """Return the timeframes of which somebody published bars before the recording did."""
+        if self._market is None:
+            raise FatalError("the replay was not prepared before its first release")
+        venue, timeframes = self._market.venue, self._market.checked
+        async with autocommit(self._runtime.engine) as connection:
+            return await store.recorded_timeframes(connection, venue, timeframes, closes_at_ms)
+
+    async def _is_fleet_drained(self, *, with_rows: bool = False) -> bool:
+        """Ask for a while whether the fleet is drained, at the end together with all rows."""
         async with autocommit(self._runtime.engine) as connection:
             for _ in range(_POLLS_PER_TURN):
                 self._is_complete = self._is_complete or await _are_all_here(connection)
-                # Whoever finds the replay finished finds all rows of it.
-                with_rows = not self._closes
                 if self._is_complete and await log.is_drained(connection, with_rows=with_rows):
                     return True
                 await asyncio.sleep(_POLL_SECONDS)
         return False
 
-    async def _release(self, closes_at_ms: int) -> None:
+    async def _release(self, closes_at_ms: int, recorded: frozenset[str]) -> None:
         """Let the venue's market reach the close, then publish it."""
         market, venue = self._market, self._venue
         if market is None or venue is None:
@@ -132,9 +142,6 @@ class RecordedSource:
 
         async def publish(unit: UnitOfWork) -> None:
             released: list[Bars] = []
-            recorded = await store.recorded_timeframes(
-                unit.connection, market.venue, market.checked, closes_at_ms
-            )
             for timeframe, checked in market.checked.items():
                 bars = checked.accepted.at(closes_at_ms)
                 if timeframe in recorded:
@@ -156,7 +163,7 @@ class RecordedSource:
             )
             unit.after_commit(self._count)
 
-        await self._runtime.consumer.work(f"recording:{closes_at_ms}", publish)
+        await self._runtime.consumer.work(f"recording:{closes_at_ms}", publish, at_once=True)
 
     async def _without_recorded(
         self, connection: AsyncConnection, bars: Bars

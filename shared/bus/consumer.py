@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import asyncpg
@@ -28,7 +29,6 @@ from shared.clock import TIMEFRAME_MS, monotonic_seconds, utc_now
 from shared.database.engine import (
     Insertion,
     transaction,
-    write_together,
 )
 from shared.errors import ContractError, FatalError, RetryableError, StoreError
 from shared.events.base import MAX_EVENT_BYTES, Event
@@ -77,6 +77,7 @@ class UnitOfWork:
     outgoing: list[tuple[str, Event]] = field(default_factory=list)
     hooks: list[Callable[[], None]] = field(default_factory=list)
     errands: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    fence: log.Fence | None = None
 
     @property
     def connection(self) -> AsyncConnection:
@@ -93,6 +94,10 @@ class UnitOfWork:
     def record(self, *writes: Insertion) -> None:
         """Queue rows for the end of the transaction, each table at most once in each way."""
         self.writes.extend(writes)
+
+    def require(self, fence: log.Fence) -> None:
+        """Let nothing be written unless a row is as it must be."""
+        self.fence = fence
 
     def publish(self, topic: str, event: Event) -> None:
         """Queue an event for the end of the transaction."""
@@ -472,7 +477,10 @@ class Consumer:
 
         async def attempt() -> _Done | None:
             if isinstance(event, Event) and entry.topic in self._at_once:
-                done = await self._settle_at_once(source_uri, entry, event, not_at_hand)
+                beside = {topic: self.offsets[topic] for topic in not_at_hand}
+                advance = log.Advance(self.name, entry, beside)
+                handler = partial(self._handlers[entry.topic], event)
+                done = await self._settle_at_once(source_uri, handler, advance)
                 if done is not None:
                     done[0].after_commit(observe_commit)
                     return done
@@ -563,27 +571,46 @@ class Consumer:
             self._adopted[entry.topic] = entry.entry_id
             metrics.ADOPTED.labels(self.name, entry.topic).inc()
 
-    async def work(self, source_uri: str, handle: Callable[[UnitOfWork], Awaitable[None]]) -> None:
+    async def work(
+        self,
+        source_uri: str,
+        handle: Callable[[UnitOfWork], Awaitable[None]],
+        *,
+        at_once: bool = False,
+    ) -> None:
         """Do a service's own transaction, such as releasing bars, under the same rules.
 
         Call it from `when_idle` or an errand only, so that it never runs beside a handler;
         anybody else calls `do`.
+
+        Parameters
+        ----------
+        source_uri
+            Of the work, its lineage.
+        handle
+            Given the transaction.
+        at_once
+            Whether it does without one unless it asks for its connection, as in `Routes`.
 
         Raises
         ------
         StoreError
             If the database is unavailable; nothing was done.
         """
+
+        async def in_transaction(unit: UnitOfWork) -> bool:
+            await handle(unit)
+            return True
+
         try:
-            async with transaction(self._engine) as connection:
-                unit = UnitOfWork(connection, source_uri, self.transform_id)
-                await handle(unit)
-                logged = await self._settle(unit)
+            done = await self._settle_at_once(source_uri, handle) if at_once else None
+            done = done or await self._in_transaction(source_uri, None, in_transaction)
         except StoreError:
             # The commit may have happened all the same: nothing goes on from what is remembered.
             self._must_reload = True
             raise
-        await self._conclude(unit, logged)
+        if done is not None:
+            await self._conclude(*done)
 
     async def do(self, name: str, job: Callable[[UnitOfWork], Awaitable[T]]) -> T:
         """Do a job that a person asked for in a transaction of its own, and return its answer.
@@ -681,7 +708,7 @@ class Consumer:
         """Write what was recorded and append what was published, at the end of a transaction."""
         writes: Sequence[Insertion] = unit.writes
         logged: list[LogEntry] = []
-        for outgoing in _without_repeats(unit.outgoing):
+        for outgoing in _without_repeats(unit.outgoing) or [[]]:
             logged += await log.append_with(
                 unit.connection,
                 writes,
@@ -689,33 +716,36 @@ class Consumer:
                 source_uri=unit.source_uri,
                 transform_id=unit.transform_id,
                 foreign_entry_id=unit.foreign_entry_id,
+                fence=unit.fence,
             )
             writes = ()
-        await write_together(unit.connection, *writes)
         return logged
 
     async def _settle_at_once(
-        self, source_uri: str, entry: LogEntry, event: Event, not_at_hand: Sequence[str]
+        self,
+        source_uri: str,
+        handle: Callable[[UnitOfWork], Awaitable[None]],
+        advance: log.Advance | None = None,
     ) -> _Done | None:
-        """Handle an event with one statement; `None` when it takes a transaction after all."""
+        """Do work with one statement; `None` when it takes a transaction after all."""
         driver = self._lock_driver
         if driver is None or driver.is_closed():
             return None
         unit = UnitOfWork(None, source_uri, self.transform_id)
         try:
-            await self._handlers[entry.topic](event, unit)
+            await handle(unit)
         except _TransactionNeededError:
             return None
         if len(_without_repeats(unit.outgoing)) > 1:
             raise FatalError(f"{self.name} publishes several events of a stream at once")
-        beside = {topic: self.offsets[topic] for topic in not_at_hand}
         appended = await log.settle_at_once(
             driver,
-            log.Advance(self.name, entry, beside),
+            advance,
             unit.writes,
             unit.outgoing,
             source_uri=source_uri,
             transform_id=self.transform_id,
+            fence=unit.fence,
         )
         if appended is None:
             # A transaction finds out why. The handler must not have seen the event before.
@@ -726,8 +756,9 @@ class Consumer:
     async def _conclude(self, unit: UnitOfWork, logged: Sequence[LogEntry]) -> None:
         for hook in unit.hooks:
             hook()
+        is_published = await self._streams.publish(*logged, adopted_up_to=self._adopted)
         for entry in logged:
-            if not await self._streams.publish(entry, self._adopted.get(entry.topic)):
+            if not is_published:
                 metrics.PUBLISH_FAILURES.labels(self.name, entry.topic).inc()
             if entry.topic in self._routes.recorders:
                 self._buffers[entry.topic][entry.seq] = entry

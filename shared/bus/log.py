@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import asyncpg
-from sqlalchemy import TextClause, text
+from sqlalchemy import Table, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import monotonic_seconds
 from shared.database.engine import Insertion, InsertionShape, compose, run_at_once, write_parts
-from shared.errors import PermanentError, StoreError
+from shared.errors import FatalError, PermanentError, StoreError
 from shared.events.base import Event
 from shared.events.catalogue import TOPICS, topic_named
 
@@ -53,6 +53,9 @@ _MOVED = """
           AND {condition}
         RETURNING seq
     )
+"""
+_FENCED = """
+    fence AS (SELECT FROM {table} WHERE {columns} FOR SHARE)
 """
 _LOGGED = """
     head{n} AS (
@@ -110,6 +113,23 @@ async def ensure_offsets(
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """A row without which nothing may be written; it stays as it is until all is.
+
+    Attributes
+    ----------
+    table, columns
+        Where it is, and what it must have there.
+    refuse
+        Raises what is to be told when there is no such row.
+    """
+
+    table: Table
+    columns: Mapping[str, Any]
+    refuse: Callable[[AsyncConnection], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
 class Advance:
     """The move of a consumer's cursor over an entry.
 
@@ -161,6 +181,7 @@ async def append_with(
     source_uri: str,
     transform_id: str,
     foreign_entry_id: str | None,
+    fence: Fence | None = None,
 ) -> list[LogEntry]:
     """Write rows and append the events they go with, in one statement.
 
@@ -172,78 +193,126 @@ async def append_with(
         The rows, and the events with the stream of each, no two of one stream.
     source_uri, transform_id, foreign_entry_id
         Lineage of the events, and the entry they were adopted from, if any.
+    fence
+        What must hold, if anything.
 
     Raises
     ------
     PermanentError
         If a stream has no head row: `ensure_topics` was not called for it.
+    FatalError
+        If the fence does not hold; nothing may be committed.
     """
     shapes, parameters = compose(writes)
     entries, given = _given(outgoing, source_uri, transform_id, foreign_entry_id)
-    result = await connection.execute(
-        _settlement(shapes, is_advance=False, n_events=len(entries)), parameters | given
+    if not (shapes or entries or fence):
+        return []
+    statement = _settlement(
+        shapes, _fence_shape(fence), len(entries), is_at_once=False, is_advance=False
     )
-    return _numbered(entries, result.one()._mapping)
+    result = await connection.execute(statement, parameters | given | _fenced(fence))
+    row = result.one()._mapping
+    if fence is not None and row["permitted"] is None:
+        await fence.refuse(connection)
+        raise FatalError(f"nothing is written without {dict(fence.columns)} in {fence.table.name}")
+    return _numbered(entries, row)
 
 
 async def settle_at_once(
     driver: asyncpg.Connection,
-    advance: Advance,
+    advance: Advance | None,
     writes: Iterable[Insertion],
     outgoing: Sequence[tuple[str, Event]],
     *,
     source_uri: str,
     transform_id: str,
+    fence: Fence | None = None,
 ) -> list[LogEntry] | None:
     """Move a cursor, write the rows of its event's effect and append the events that follow.
 
     All of it is one statement, which needs no transaction around it: either it all happens or,
-    where the cursor cannot move, nothing.
+    where the cursor cannot move or the fence does not hold, nothing.
 
     Parameters
     ----------
     driver
         Of a session outside any transaction.
     advance, writes, outgoing
-        The cursor's move, the rows, and the events that follow with the stream of each, no two
-        of one stream.
+        The cursor's move, if there is one, the rows, and the events that follow with the stream
+        of each, no two of one stream.
     source_uri, transform_id
         Lineage of the events.
+    fence
+        What must hold, if anything.
 
     Returns
     -------
     list of LogEntry or None
-        What was appended, `None` where the cursor did not move. It does not move over an entry
-        that was handled before, is not the next one, is not in the log with exactly these bytes
-        or is overtaken, nor where an event that follows has no stream.
+        What was appended, `None` where nothing was done: the fence does not hold, an event that
+        follows has no stream, or the cursor cannot move. It does not move over an entry that was
+        handled before, is not the next one, is not in the log with exactly these bytes or is
+        overtaken.
     """
     shapes, parameters = compose(writes)
     entries, given = _given(outgoing, source_uri, transform_id, None)
-    statement = _settlement(shapes, is_advance=True, n_events=len(entries))
-    row = await run_at_once(driver, statement, parameters | _move(advance) | given)
-    return None if row["moved_to"] is None else _numbered(entries, row)
+    statement = _settlement(
+        shapes,
+        _fence_shape(fence),
+        len(entries),
+        is_at_once=True,
+        is_advance=advance is not None,
+    )
+    moves = {} if advance is None else _move(advance)
+    row = await run_at_once(driver, statement, parameters | moves | given | _fenced(fence))
+    return None if row["permitted"] is None else _numbered(entries, row)
 
 
 @functools.cache
 def _settlement(
-    shapes: tuple[InsertionShape, ...], *, is_advance: bool, n_events: int
+    shapes: tuple[InsertionShape, ...],
+    fence: _FenceShape | None,
+    n_events: int,
+    *,
+    is_at_once: bool,
+    is_advance: bool,
 ) -> TextClause:
+    """Return the statement that does everything or, where it may not, nothing."""
     events = range(n_events)
-    condition = "EXISTS (SELECT FROM moved)" if is_advance else "true"
+    conditions = []
     parts = []
-    if is_advance:
+    if fence is not None:
+        table, names = fence
+        columns = " AND ".join(f"{name} = :fence_{name}" for name in names)
+        parts.append(_FENCED.format(table=table, columns=columns))
+        conditions.append("EXISTS (SELECT FROM fence)")
+    if is_at_once:
         # Without the head of its stream an event would be lost, and the cursor gone over its cause.
-        can_append = " AND ".join(
+        conditions += [
             f"EXISTS (SELECT FROM stream_head WHERE topic = CAST(:event{n}_topic AS text))"
             for n in events
-        )
-        parts.append(_MOVED.format(condition=can_append or "true"))
-    parts += write_parts(shapes, condition)
-    parts += [_LOGGED.format(n=n, condition=condition) for n in events]
+        ]
+    permission = _MOVED if is_advance else "moved AS (SELECT 1 AS seq WHERE {condition})"
+    parts.append(permission.format(condition=" AND ".join(conditions) or "true"))
+    permitted = "EXISTS (SELECT FROM moved)"
+    parts += write_parts(shapes, permitted)
+    parts += [_LOGGED.format(n=n, condition=permitted) for n in events]
     told = [f"(SELECT seq FROM logged{n}) AS seq{n}" for n in events]  # noqa: S608 - a number
-    if is_advance:
-        told.append("(SELECT seq FROM moved) AS moved_to")
+    told.append("(SELECT seq FROM moved) AS permitted")
     return text(f"WITH {', '.join(parts)} SELECT {', '.join(told)}")
+
+
+_FenceShape = tuple[str, tuple[str, ...]]
+"""What of a fence its statement depends on: the table, and the names of the columns."""
+
+
+def _fence_shape(fence: Fence | None) -> _FenceShape | None:
+    return None if fence is None else (fence.table.name, tuple(fence.columns))
+
+
+def _fenced(fence: Fence | None) -> dict[str, Any]:
+    """Return the parameters that ask for a fence."""
+    columns = {} if fence is None else fence.columns
+    return {f"fence_{name}": value for name, value in columns.items()}
 
 
 def _move(advance: Advance) -> dict[str, Any]:

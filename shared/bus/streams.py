@@ -73,26 +73,33 @@ class Streams:
         self._ending = asyncio.Event()
         self._published: dict[str, int] = {}
 
-    async def publish(self, entry: LogEntry, adopted_up_to: str | None = None) -> bool:
-        """Add a recorded event to its stream; a failure is harmless and reported as False.
+    async def publish(
+        self, *entries: LogEntry, adopted_up_to: Mapping[str, str] | None = None
+    ) -> bool:
+        """Add recorded events to their streams; a failure is harmless and reported as False.
 
         Parameters
         ----------
-        entry
-            The event as the log has it.
+        entries
+            The events as the log has them.
         adopted_up_to
-            Entry id up to which foreign entries were adopted; nothing later is trimmed.
+            By stream, the entry id up to which foreign entries were adopted; nothing later is
+            trimmed.
         """
+        topics = [entry.topic for entry in entries]
         try:
-            await self._redis.xadd(
-                entry.topic, {b"seq": str(entry.seq).encode(), b"data": entry.payload}
-            )
-            count = self._published.get(entry.topic, 0) + 1
-            self._published[entry.topic] = count
-            if count % _TRIM_EVERY == 0:
-                await self._trim(entry.topic, adopted_up_to)
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for entry in entries:
+                    fields = {b"seq": str(entry.seq).encode(), b"data": entry.payload}
+                    pipeline.xadd(entry.topic, fields)
+                await pipeline.execute()
+            for topic in topics:
+                count = self._published.get(topic, 0) + 1
+                self._published[topic] = count
+                if count % _TRIM_EVERY == 0:
+                    await self._trim(topic, (adopted_up_to or {}).get(topic))
         except RedisError as error:
-            logger.warning("stream publish failed", topic=entry.topic, error=str(error))
+            logger.warning("stream publish failed", topics=topics, error=str(error))
             return False
         return True
 

@@ -1050,6 +1050,147 @@ async def test_effects_go_on_while_the_session_of_the_lock_is_lost(bus: Bus) -> 
     assert await bus.letters() == []
 
 
+# --- work of one's own ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("at_once", "n_begun"), [(False, 1), (True, 2)])
+async def test_work_that_asks_for_the_connection_gets_a_transaction(
+    bus: Bus, at_once: bool, n_begun: int
+) -> None:
+    begun: list[UnitOfWork] = []
+
+    async def look(unit: UnitOfWork) -> None:
+        begun.append(unit)
+        await unit.connection.execute(text("SELECT words FROM note"))
+        await screen_at_once(bars(0), unit)
+
+    async with running(consumer := bus.consumer("screener", {})):
+        await consumer.work("mine:1", look, at_once=at_once)
+    assert len(begun) == n_begun
+    assert await bus.has_notes(bars(0))
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_work_is_one_transaction_and_is_published(bus: Bus, at_once: bool) -> None:
+    begun: list[UnitOfWork] = []
+    done: list[str] = []
+
+    async def do(unit: UnitOfWork) -> None:
+        begun.append(unit)
+        await screen_at_once(bars(0), unit)
+        unit.after_commit(lambda: done.append("kept"))
+
+    async with running(consumer := bus.consumer("screener", {})):
+        await consumer.work("mine:1", do, at_once=at_once)
+        [(_, fields)] = await bus.entries("pairs.screened")
+    assert (len(begun), done, fields[b"seq"]) == (1, ["kept"], b"1")
+    assert await bus.has_notes(bars(0))
+    [row] = await bus.rows(
+        "SELECT source_uri, xmin::text = (SELECT xmin::text FROM note) AS is_one "
+        "FROM event_log WHERE topic = 'pairs.screened'"
+    )
+    assert (row.source_uri, row.is_one) == ("mine:1", True)
+
+
+async def test_work_of_one_statement_does_nothing_where_its_event_has_no_stream(bus: Bus) -> None:
+    async with running(consumer := bus.consumer("screener", {})):
+        await bus.rows("DELETE FROM stream_head WHERE topic = 'pairs.screened' RETURNING topic")
+        with pytest.raises(PermanentError, match=r"stream 'pairs\.screened' is not known"):
+            await consumer.work("mine:1", partial(screen_at_once, bars(0)), at_once=True)
+    assert await bus.notes() == []
+
+
+async def test_work_whose_session_was_lost_is_not_remembered(bus: Bus) -> None:
+    n_reloads = 0
+
+    async def reload(_: AsyncConnection) -> None:
+        nonlocal n_reloads
+        n_reloads += 1
+
+    async def end_the_session(unit: UnitOfWork) -> None:
+        await bus.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'test-screener'"
+        )
+        await screen_at_once(bars(0), unit)
+
+    async with running(consumer := bus.consumer("screener", {}, None, reload)):
+        with pytest.raises(StoreError):
+            await consumer.work("mine:1", end_the_session, at_once=True)
+        n_before = n_reloads
+        consumer.wake()
+        await eventually_async(lambda: is_more(lambda: n_reloads, n_before))
+    assert await bus.notes() == []
+
+
+async def is_more(count: Callable[[], int], than: int) -> bool:
+    return count() > than
+
+
+# --- fences -----------------------------------------------------------------------------------
+
+
+async def taken_over(_: AsyncConnection) -> None:
+    raise PermanentError("it is another's now")
+
+
+MINE = log.Fence(NOTES, {"words": "mine"}, taken_over)
+
+
+async def screen_what_is_mine(event: BarsClosed, unit: UnitOfWork) -> None:
+    unit.require(MINE)
+    await screen_at_once(event, unit)
+
+
+@pytest.mark.parametrize("at_once", [frozenset(), AT_ONCE])
+async def test_nothing_is_written_beyond_a_fence(bus: Bus, at_once: frozenset[str]) -> None:
+    await bus.rows("INSERT INTO note (words) VALUES ('mine') RETURNING words")
+    handlers = {"bars.1h": screen_what_is_mine}
+    async with running(bus.consumer("screener", handlers, at_once=at_once)):
+        await bus.publish("bars.1h", bars(0))
+        await eventually_async(lambda: has_screened(bus, 1))
+        await bus.rows("UPDATE note SET words = 'theirs' WHERE words = 'mine' RETURNING words")
+        await bus.publish("bars.1h", bars(1))
+        [letter] = await eventually_async(bus.letters)
+    assert letter.error == "PermanentError: it is another's now"
+    assert sorted(await bus.notes()) == [note_of(bars(0)), "theirs"]
+    assert len(await bus.log_of("pairs.screened")) == 1
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_work_stays_within_its_fence(bus: Bus, at_once: bool) -> None:
+    async with running(consumer := bus.consumer("screener", {})):
+        with pytest.raises(PermanentError, match="another's"):
+            await consumer.work("mine:1", partial(screen_what_is_mine, bars(0)), at_once=at_once)
+        with pytest.raises(PermanentError, match="another's"):
+            await consumer.work("mine:2", only_what_is_mine, at_once=at_once)
+        await bus.rows("INSERT INTO note (words) VALUES ('mine') RETURNING words")
+        await consumer.work("mine:3", partial(screen_what_is_mine, bars(1)), at_once=at_once)
+    assert await bus.notes() == ["mine", note_of(bars(1))]
+    assert await bus.log_of("pairs.screened") == [note_of(screen(bars(1).closes_at))]
+
+
+async def only_what_is_mine(unit: UnitOfWork) -> None:
+    unit.require(MINE)
+
+
+async def test_a_fence_is_not_moved_before_the_transaction_ends(bus: Bus) -> None:
+    await bus.rows("INSERT INTO note (words) VALUES ('mine') RETURNING words")
+    async with transaction(bus.engine) as connection:
+        settled = await log.append_with(
+            connection, (), (), fence=MINE, foreign_entry_id=None, **LINEAGE
+        )
+        assert settled == []
+        async with transaction(bus.engine) as another:
+            found = await another.execute(text("SELECT words FROM note FOR UPDATE SKIP LOCKED"))
+            assert found.all() == []
+
+
+async def has_screened(bus: Bus, n: int) -> bool:
+    assert len(await bus.log_of("pairs.screened")) == n
+    return True
+
+
 # --- rows that repeat events ----------------------------------------------------------------
 
 

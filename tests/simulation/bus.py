@@ -120,13 +120,16 @@ class Port:
         """Let a process read."""
         self._bus.attach(self._service, topics, look_after, on_entries)
 
-    async def publish(self, entry: LogEntry, adopted_up_to: str | None = None) -> bool:
-        """Take an entry of the process."""
-        self._world.side_effect(f"publish {entry.topic}")
-        self._world.note(f"published {entry.topic}/{entry.seq}")
-        if self._bus.is_struck():
-            return False
-        self._bus.add(entry)
+    async def publish(
+        self, *entries: LogEntry, adopted_up_to: Mapping[str, str] | None = None
+    ) -> bool:
+        """Take entries of the process; one may be lost after others have come."""
+        for entry in entries:
+            self._world.side_effect(f"publish {entry.topic}")
+            self._world.note(f"published {entry.topic}/{entry.seq}")
+            if self._bus.is_struck():
+                return False
+            self._bus.add(entry)
         return True
 
     async def publish_dead_letter(self, topic: str, fields: dict[str, str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import cast
 from unittest.mock import patch
@@ -23,7 +24,7 @@ from shared.book.ledger import in_flight
 from shared.book.limits import RiskLimits
 from shared.book.orders import IN_FLIGHT, OrderState
 from shared.bus import log
-from shared.bus.consumer import Consumer, Routes
+from shared.bus.consumer import Consumer
 from shared.bus.log import LogEntry
 from shared.bus.streams import Streams
 from shared.clock import instant_of_ms
@@ -35,7 +36,7 @@ from shared.service import Runtime
 from shared.settings import Settings
 from shared.venues.faults import FaultSettings, OrderFaults
 from tests.simulation.bus import Bus, Port
-from tests.simulation.database import Database, forget
+from tests.simulation.database import Database, Driver, forget
 from tests.simulation.portfolio import LINEAGE, TOPIC
 from tests.simulation.rules import Rules
 from tests.simulation.run import _PUBLISHED, VirtualAsyncio
@@ -99,14 +100,17 @@ class _Listener(Port):
         self.first_sent_at_ms: dict[str, int] = {}
         self.blocked_ms: dict[str, int] = {}
 
-    async def publish(self, entry: LogEntry, adopted_up_to: str | None = None) -> bool:
-        if entry.topic == "orders.updated":
+    async def publish(
+        self, *entries: LogEntry, adopted_up_to: Mapping[str, str] | None = None
+    ) -> bool:
+        updated = [entry for entry in entries if entry.topic == "orders.updated"]
+        for entry in updated:
             for order in OrdersUpdated.from_bytes(entry.payload).orders:
                 sent_at_ms = self.first_sent_at_ms.get(order.client_order_id)
                 if sent_at_ms is not None and OrderState(order.state) not in IN_FLIGHT:
                     blocked_ms = self._world.now_ms - sent_at_ms
                     self.blocked_ms.setdefault(order.client_order_id, blocked_ms)
-        return await super().publish(entry, adopted_up_to)
+        return await super().publish(*entries, adopted_up_to=adopted_up_to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,16 +217,19 @@ async def _trade(
     """Run the executor as it is served until every close is settled."""
     world.begin_process("executor")
     executor = Executor(settings)
+    database = cast("AsyncEngine", Database(engine, world))
     consumer = Consumer(
         "executor",
         "1",
-        cast("AsyncEngine", Database(engine, world)),
+        database,
         cast("Streams", port),
-        Routes({TOPIC: executor.settle}, {}, executor.reload, executor.tidy_up, executor.close),
+        replace(executor.routes, handlers={TOPIC: executor.settle}, adopters={}),
     )
-    executor.attach(cast("Runtime", SimpleNamespace(consumer=consumer)))
+    executor.attach(cast("Runtime", SimpleNamespace(consumer=consumer, engine=database)))
     await consumer._patiently(consumer._prepare)
     await consumer._patiently(consumer._start_reading)
+    real = (await connection.get_raw_connection()).driver_connection
+    consumer._lock_driver = Driver(real, world)
     consumer.is_started.set()
     for number in range(n_busy + N_QUIET):
         world.pass_time(max(0, close_ms(number) - world.now_ms))
