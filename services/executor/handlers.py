@@ -37,9 +37,11 @@ from shared.book.positions import PairState
 from shared.book.reconciliation import Reconciliation, VenueBook, reconcile
 from shared.book.reports import fills_booked, orders_updated, positions_changed
 from shared.bus import log
-from shared.bus.consumer import Consumer, UnitOfWork
+from shared.bus.consumer import Consumer, Routes, UnitOfWork
 from shared.clock import instant_of_ms, monotonic_seconds
+from shared.database.engine import autocommit
 from shared.database.instruments import load_instruments
+from shared.database.tables import execution_leases
 from shared.errors import (
     ContractError,
     FatalError,
@@ -177,10 +179,31 @@ class Executor:
         self._runtime = runtime
 
     @property
-    def _consumer(self) -> Consumer:
+    def routes(self) -> Routes:
+        """What the executor does with what it reads."""
+        return Routes(
+            handlers={"orders.requested": self.settle, "drift.tripped": self.restrict_trading},
+            adopters={
+                "orders.updated": self.refuse_foreign,
+                "fills.booked": self.refuse_foreign,
+                "positions.changed": self.refuse_foreign,
+                "risk.changed": self.refuse_foreign_change,
+            },
+            reload=self.reload,
+            when_idle=self.tidy_up,
+            close=self.close,
+            # No transaction is open while the venue is asked.
+            at_once=frozenset({"orders.requested"}),
+        )
+
+    def _require_runtime(self) -> Runtime:
         if self._runtime is None:
             raise FatalError("the executor has no runtime: the service did not start")
-        return self._runtime.consumer
+        return self._runtime
+
+    @property
+    def _consumer(self) -> Consumer:
+        return self._require_runtime().consumer
 
     async def reload(self, connection: AsyncConnection) -> None:
         """Take the book from the record, and the account from whoever traded it before.
@@ -213,6 +236,12 @@ class Executor:
         except FatalError:
             metrics.LEASE.set(0)
             raise
+
+    @property
+    def _lease(self) -> log.Fence:
+        """What everything is written under: nobody takes over in between."""
+        lease = {"account": self._settings.account, "token": self._token}
+        return log.Fence(execution_leases, lease, self._require_lease)
 
     async def _load_instruments(self, connection: AsyncConnection) -> None:
         """Take the units of the record, and of what else the venue lists the venue's."""
@@ -252,7 +281,7 @@ class Executor:
 
     async def settle(self, requested: OrdersRequested, unit: UnitOfWork) -> None:
         """Settle a close: book what the venue reports, record the orders, then send them."""
-        await self._require_lease(unit.connection)
+        unit.require(self._lease)
         if requested.intents or self._ledger.positions or self._ledger.orders:
             await self._require_reconciliation()
         if in_flight(self._ledger):
@@ -266,7 +295,7 @@ class Executor:
         if requested.intents:
             submitted_at_ms = await (await self._venue()).synchronise()
         # Asked of the record, not of memory: a halt holds whoever has written it there.
-        found = await self._standing(unit.connection, requested, submitted_at_ms)
+        found = await self._standing(requested, submitted_at_ms)
         requested = _without(requested, found.repeated)
         control = standing = found.recorded.control
         if found.recorded.comes_after(requested.closes_at):
@@ -317,15 +346,14 @@ class Executor:
 
             unit.errand_after_commit(send)
 
-    async def _standing(
-        self, connection: AsyncConnection, requested: OrdersRequested, venue_at_ms: int | None
-    ) -> Standing:
+    async def _standing(self, requested: OrdersRequested, venue_at_ms: int | None) -> Standing:
         """Return what the record says of a close's intents, and of the orders of a minute."""
         since = None
         if venue_at_ms is not None:
             since = instant_of_ms(venue_at_ms) - timedelta(minutes=1)
         ids = [intent.intent_id for intent in requested.intents]
-        return await store.load_standing(connection, ids, since)
+        async with autocommit(self._require_runtime().engine) as connection:
+            return await store.load_standing(connection, ids, since)
 
     def _guard(
         self, requested: OrdersRequested, n_recent_orders: int, venue_at_ms: int | None
@@ -363,7 +391,7 @@ class Executor:
 
         A person lifts it with `/resume`. What is stricter already stands.
         """
-        await self._require_lease(unit.connection)
+        unit.require(self._lease)
         control = (await store.load_control(unit.connection)).control
         if tripped.action != "reduce_only" or control.state is not TradingState.ACTIVE:
             return
@@ -389,7 +417,7 @@ class Executor:
         After a halt, opening orders that work are withdrawn at once, and again whenever there
         is time until the venue has confirmed it: the venue may be down just then.
         """
-        await self._require_lease(unit.connection)
+        unit.require(self._lease)
         control = obey(self._control, command, reason)
         recorded = await store.insert_control(
             unit.connection, control, operator, self._last_closes_at, unit.lineage
@@ -600,7 +628,7 @@ class Executor:
         Nothing is opened from then on, or what was withdrawn would come back. What was to be
         closed is ordered anew at the next close.
         """
-        await self._require_lease(unit.connection)
+        unit.require(self._lease)
         working = [
             order
             for order in self._ledger.orders.values()
@@ -639,12 +667,12 @@ class Executor:
             self._ledger = ledger
 
         async def record(unit: UnitOfWork) -> None:
-            await self._require_lease(unit.connection)
+            unit.require(self._lease)
             unit.record(store.answered_rows(changed, unit.lineage))
             unit.publish("orders.updated", orders_updated(instant_of_ms(closes_at_ms), changed))
             unit.after_commit(keep)
 
-        await self._consumer.work(f"venue:{self._settings.venue_url}", record)
+        await self._consumer.work(f"venue:{self._settings.venue_url}", record, at_once=True)
 
     async def tidy_up(self) -> bool:
         """Do what is left over whenever nothing waits; False: there is no hurry to go on."""
@@ -732,7 +760,7 @@ class Executor:
         as_of_ms: int,
     ) -> None:
         """Record what the venue has and the book has not."""
-        await self._require_lease(unit.connection)
+        unit.require(self._lease)
         await self._load_instruments(unit.connection)
         name = self._settings.account
         found = reconcile(
@@ -851,7 +879,7 @@ class Executor:
         """Send orders that the venue has been shown not to have, under their own ids."""
 
         async def note(unit: UnitOfWork) -> None:
-            await self._require_lease(unit.connection)
+            unit.require(self._lease)
             ids = [order.client_order_id for order in orders]
             await store.note_submission(unit.connection, ids, instant_of_ms(now_ms))
 

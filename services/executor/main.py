@@ -36,21 +36,7 @@ def create_app() -> FastAPI:
 
     def build(runtime: Runtime) -> Routes:
         executor.attach(runtime)
-        return Routes(
-            handlers={
-                "orders.requested": executor.settle,
-                "drift.tripped": executor.restrict_trading,
-            },
-            adopters={
-                "orders.updated": executor.refuse_foreign,
-                "fills.booked": executor.refuse_foreign,
-                "positions.changed": executor.refuse_foreign,
-                "risk.changed": executor.refuse_foreign_change,
-            },
-            reload=executor.reload,
-            when_idle=executor.tidy_up,
-            close=executor.close,
-        )
+        return executor.routes
 
     return create_service("executor", VERSION, settings, build, executor_routes(settings, executor))
 

@@ -260,9 +260,7 @@ async def take_lease(connection: AsyncConnection, name: str, holder: str) -> int
 
 
 async def require_lease(connection: AsyncConnection, name: str, token: int) -> None:
-    """Refuse to write for an account that another process has taken over.
-
-    The row stays locked until the transaction ends, so that nobody takes over in between.
+    """Refuse to go on for an account that another process has taken over.
 
     Raises
     ------
@@ -270,8 +268,7 @@ async def require_lease(connection: AsyncConnection, name: str, token: int) -> N
         If another process holds the lease.
     """
     held = await connection.execute(
-        text("SELECT token, holder FROM execution_leases WHERE account = :name FOR SHARE"),
-        {"name": name},
+        text("SELECT token, holder FROM execution_leases WHERE account = :name"), {"name": name}
     )
     row = held.one_or_none()
     if row is None or row.token != token:

@@ -13,10 +13,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
+from sqlalchemy import text
 
 from shared.book.instrument import Instrument
 from shared.clock import instant_of_ms
+from shared.database.engine import transaction
 from shared.database.tables import instruments
+from shared.errors import FatalError
 from shared.events.portfolio import OrderLeg, OrdersRequested, SubmitOrder
 from shared.events.trainer import DriftTripped, TripwireAction
 from tests.serving import Record, Served, recording, serving, settings_in_environment
@@ -463,6 +466,44 @@ async def test_an_executor_that_was_taken_over_writes_nothing_more(trading: Trad
     status, _ = await trading.executor.refusal("POST", "/cancel-all", REASON)
     assert status == 409
     assert len(trading.venue.open_orders()) == 2
+
+
+async def dies(trading: Trading) -> None:
+    """Wait for the end of an executor that was taken over; the tests must not end with it."""
+    runtime = trading.executor.runtime
+    assert runtime._task is not None
+    runtime._task.remove_done_callback(runtime._end_process)
+    with pytest.raises(FatalError, match="is traded by another with token 2"):
+        await asyncio.wait_for(runtime._task, 10)
+
+
+async def test_an_executor_that_was_taken_over_settles_no_close(trading: Trading) -> None:
+    await trading.close(0)
+    rows = "UPDATE execution_leases SET token = token + 1, holder = 'another' RETURNING account"
+    await trading.record.rows(rows)
+    await trading.ask(1, opening(1))
+    await dies(trading)
+    assert await trading.orders() == []
+    assert await trading.record.rows("SELECT count(*)::int FROM account") == [(1,)]
+    assert trading.venue.orders == {}
+
+
+async def test_an_executor_that_was_taken_over_records_no_answer(trading: Trading) -> None:
+    """It is taken over in the moment in which its orders are recorded."""
+    async with transaction(trading.record.engine) as connection:
+        await connection.execute(
+            text(
+                "CREATE FUNCTION take_over() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "UPDATE execution_leases SET token = 2, holder = 'another'; RETURN NULL; END $$"
+            )
+        )
+        await connection.execute(
+            text("CREATE TRIGGER taken AFTER INSERT ON orders EXECUTE FUNCTION take_over()")
+        )
+    await trading.ask(0, opening(0))
+    await dies(trading)
+    assert len(trading.venue.open_orders()) == 2
+    assert [row[0] for row in await trading.orders()] == ["submitted", "submitted"]
 
 
 async def test_every_executor_that_starts_takes_the_account_over(trading: Trading) -> None:

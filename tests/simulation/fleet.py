@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
+import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -420,7 +421,7 @@ class FleetSimulator:
                 await run.rules.judge_end(None if is_calm else self._undisturbed[seed % N_MARKETS])
             except InvariantError as error:
                 broken = str(error)
-            except (MntError, DBAPIError) as error:
+            except (MntError, DBAPIError, asyncpg.PostgresError) as error:
                 broken = f"no process ends by itself: {type(error).__name__}: {error}"
             finally:
                 self._client.disconnect()

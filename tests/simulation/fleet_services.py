@@ -115,21 +115,7 @@ def _portfolio(settings: Settings, _: Runtime) -> tuple[Service, Routes]:
 def _executor(settings: Settings, runtime: Runtime) -> tuple[Service, Routes]:
     executor = Executor(settings)
     executor.attach(runtime)
-    return executor, Routes(
-        handlers={
-            "orders.requested": executor.settle,
-            "drift.tripped": executor.restrict_trading,
-        },
-        adopters={
-            "orders.updated": executor.refuse_foreign,
-            "fills.booked": executor.refuse_foreign,
-            "positions.changed": executor.refuse_foreign,
-            "risk.changed": executor.refuse_foreign_change,
-        },
-        reload=executor.reload,
-        when_idle=executor.tidy_up,
-        close=executor.close,
-    )
+    return executor, executor.routes
 
 
 BUILDS: dict[str, Build] = {

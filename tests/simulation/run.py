@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
+import asyncpg
 from pydantic import SecretStr
 from sqlalchemy import insert
 from sqlalchemy.exc import DBAPIError
@@ -24,7 +25,7 @@ from shared.book.control import TradingCommand
 from shared.book.execution import FillTerms
 from shared.book.limits import RiskLimits
 from shared.bus import log
-from shared.bus.consumer import Consumer, Routes, UnitOfWork
+from shared.bus.consumer import Consumer, UnitOfWork
 from shared.bus.retry import RetryPolicy
 from shared.bus.streams import Streams
 from shared.database.tables import instruments
@@ -32,7 +33,7 @@ from shared.errors import MntError, RetryableError
 from shared.service import Runtime
 from shared.settings import Settings
 from tests.simulation.bus import Bus
-from tests.simulation.database import Database, forget, simulated_database
+from tests.simulation.database import Database, Driver, forget, simulated_database
 from tests.simulation.portfolio import LINEAGE, TOPIC, Portfolio
 from tests.simulation.rules import Rules
 from tests.simulation.wire import Client, Wire
@@ -110,6 +111,7 @@ class _Run:
         self.rules = Rules(self.world, connection, settings)
         self.portfolio = Portfolio(self.world, connection)
         self._random = self.world.chance("operator")
+        self._sessions = self.world.chance("session")
         self._intervenes = self._random.choice((0.0, 0.0, 0.01, 0.05))
         client.connect(self.world, Wire(self.world, self.rules.judge_order))
         self.consumer: Consumer | None = None
@@ -145,23 +147,22 @@ class _Run:
         self.world.begin_process()
         self.world.note("start")
         executor = Executor(self.settings)
+        database = cast("AsyncEngine", Database(self.engine, self.world))
         consumer = Consumer(
             "executor",
             "1",
-            cast("AsyncEngine", Database(self.engine, self.world)),
+            database,
             cast("Streams", self.bus.of("executor")),
-            Routes(
-                handlers={TOPIC: executor.settle},
-                adopters={},
-                reload=executor.reload,
-                when_idle=executor.tidy_up,
-                close=executor.close,
-            ),
+            replace(executor.routes, handlers={TOPIC: executor.settle}, adopters={}),
             RetryPolicy(first_wait_seconds=0.5, longest_wait_seconds=30.0),
         )
-        executor.attach(cast("Runtime", SimpleNamespace(consumer=consumer)))
+        executor.attach(cast("Runtime", SimpleNamespace(consumer=consumer, engine=database)))
         await consumer._patiently(consumer._prepare)
         await consumer._patiently(consumer._start_reading)
+        # A process whose session of the lock is lost settles with transactions instead.
+        if self._sessions.random() < 0.6:
+            real = (await self.connection.get_raw_connection()).driver_connection
+            consumer._lock_driver = Driver(real, self.world)
         consumer.is_started.set()
         self.consumer, self.executor = consumer, executor
         while not self._is_over():
@@ -270,7 +271,7 @@ class Simulator:
                 await run.judge_end()
         except InvariantError as error:
             broken = str(error)
-        except (MntError, DBAPIError) as error:
+        except (MntError, DBAPIError, asyncpg.PostgresError) as error:
             broken = f"no process ends by itself: {type(error).__name__}: {error}"
         finally:
             self._client.disconnect()
