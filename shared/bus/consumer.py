@@ -26,10 +26,7 @@ from shared.bus.log import LogEntry
 from shared.bus.retry import RetryDecision, RetryPolicy, Verdict
 from shared.bus.streams import StreamEntry, Streams, entry_order
 from shared.clock import TIMEFRAME_MS, monotonic_seconds, utc_now
-from shared.database.engine import (
-    Insertion,
-    transaction,
-)
+from shared.database.engine import Insertion, transaction
 from shared.errors import ContractError, FatalError, RetryableError, StoreError
 from shared.events.base import MAX_EVENT_BYTES, Event
 from shared.events.catalogue import owned_topics, topic_named
@@ -137,8 +134,8 @@ class Routes:
         Called once at the end, after the last handler.
     at_once
         Streams whose handlers do without a transaction unless they ask for its connection,
-        which they do before they change anything: all they record and the one event they
-        publish then goes to the database in a single statement.
+        which they do before they change anything: all they record and publish, at most one
+        event of a stream, then goes to the database in a single statement.
     recorders
         For owned streams whose events are repeated as rows: makes the rows of an event and
         its lineage. They are recorded when the service comes to rest, by a cursor of their
