@@ -334,8 +334,9 @@ def backtest(
         Path | None, typer.Option("--dataset", help="What the model was trained on.")
     ] = None,
     signals_from: Annotated[
-        str, typer.Option("--signals-from", help="model, z, or auto: the model if there is one.")
-    ] = "auto",
+        str | None,
+        typer.Option("--signals-from", help="model, z, or auto (default): the model, if any."),
+    ] = None,
     proba_threshold: cycle_commands.Probability = None,
     fee: Annotated[
         float | None, typer.Option("--fee", help="Share of every fill's notional (0.0005).")
@@ -352,7 +353,7 @@ def backtest(
     end_ms = None if end is None else ms_of_instant(as_utc(end))
     settings = [
         *(overrides or ()),
-        f"signals.signals_from={signals_from}",
+        *([] if signals_from is None else [f"signals.signals_from={signals_from}"]),
         *([] if proba_threshold is None else [f"signals.probability_threshold={proba_threshold}"]),
         *([] if fee is None else [f"execution.fee_ppm={round(fee * 1_000_000)}"]),
         *([] if top_k is None else [f"portfolio.top_k={top_k}"]),

@@ -214,6 +214,7 @@ def test_a_backtest_takes_its_signals_from_the_model_or_from_the_rule(steps: Ste
               *SETTINGS, "--start", "2024-02-01"]  # fmt: skip
     by_rule = run(*common, "--signals-from", "z")
     assert by_rule["model_sha256"] is None
+    assert run(*common, "--set", "signals.signals_from=z")["digests"] == by_rule["digests"]
     assert by_rule["digests"]["signals"] != by_model["digests"]["signals"]
     with pytest.raises(SettingsError, match="give --model"):
         run(*common, "--signals-from", "model")
