@@ -39,7 +39,6 @@ from shared.book.reports import fills_booked, orders_updated, positions_changed
 from shared.bus import log
 from shared.bus.consumer import Consumer, Routes, UnitOfWork
 from shared.clock import instant_of_ms, monotonic_seconds
-from shared.database.engine import autocommit
 from shared.database.instruments import load_instruments
 from shared.database.tables import execution_leases
 from shared.errors import (
@@ -196,14 +195,11 @@ class Executor:
             at_once=frozenset({"orders.requested"}),
         )
 
-    def _require_runtime(self) -> Runtime:
-        if self._runtime is None:
-            raise FatalError("the executor has no runtime: the service did not start")
-        return self._runtime
-
     @property
     def _consumer(self) -> Consumer:
-        return self._require_runtime().consumer
+        if self._runtime is None:
+            raise FatalError("the executor has no runtime: the service did not start")
+        return self._runtime.consumer
 
     async def reload(self, connection: AsyncConnection) -> None:
         """Take the book from the record, and the account from whoever traded it before.
@@ -352,8 +348,8 @@ class Executor:
         if venue_at_ms is not None:
             since = instant_of_ms(venue_at_ms) - timedelta(minutes=1)
         ids = [intent.intent_id for intent in requested.intents]
-        async with autocommit(self._require_runtime().engine) as connection:
-            return await store.load_standing(connection, ids, since)
+        asked = {"intent_ids": ids, "since": since}
+        return store.read_standing(await self._consumer.ask(store.STANDING, asked))
 
     def _guard(
         self, requested: OrdersRequested, n_recent_orders: int, venue_at_ms: int | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Row, func, insert, select, text, update
@@ -457,7 +458,7 @@ class Standing:
     repeated: frozenset[str]
 
 
-_STANDING = text(
+STANDING = text(
     """
     SELECT newest.*,
            (SELECT count(*) FROM orders WHERE submitted_at > CAST(:since AS timestamptz))
@@ -468,22 +469,12 @@ _STANDING = text(
     LEFT JOIN (SELECT * FROM trading_states ORDER BY change_id DESC LIMIT 1) AS newest ON true
     """
 )
+"""What may be traded, which intents were traded before, and how many orders left since."""
 
 
-async def load_standing(
-    connection: AsyncConnection, intent_ids: Sequence[str], since: datetime | None
-) -> Standing:
-    """Return what may be traded, and which intents were traded before.
-
-    Parameters
-    ----------
-    connection, intent_ids
-        The transaction, and the intents of the close.
-    since
-        Orders sent after this instant of the venue's time are counted; none without it.
-    """
-    found = await connection.execute(_STANDING, {"intent_ids": intent_ids, "since": since})
-    row = found.one()
+def read_standing(answer: Mapping[str, Any]) -> Standing:
+    """Return what the answer to `STANDING` says."""
+    row = SimpleNamespace(**answer)
     control = RecordedControl(TradingControl()) if row.state is None else _recorded_control(row)
     return Standing(control, row.n_recent_orders, frozenset(row.repeated))
 

@@ -56,16 +56,19 @@ class RecordedSource:
             return False
         if self._market is None:
             await self._prepare()
-        if not self._closes:
-            if not await self._is_fleet_drained(with_rows=True):
+        recorded: frozenset[str] = frozenset()
+        async with autocommit(self._runtime.engine) as connection:
+            if self._closes:
+                # Asked while the fleet is at work: only ingest records bars, and it is here.
+                recorded = await self._recorded_timeframes(connection, self._closes[0])
+            # Whoever finds the replay finished finds all rows of it.
+            if not await self._is_fleet_drained(connection, with_rows=not self._closes):
                 return True
+        if not self._closes:
             await self._finish()
             return False
-        # Asked while the fleet is at work: only ingest records bars, and it is here.
-        recorded = await self._recorded_timeframes(self._closes[0])
-        if await self._is_fleet_drained():
-            await self._release(self._closes[0], recorded)
-            self._closes.pop(0)
+        await self._release(self._closes[0], recorded)
+        self._closes.pop(0)
         return True
 
     async def _prepare(self) -> None:
@@ -115,22 +118,22 @@ class RecordedSource:
             store.progress_row(self._replay, closes_at_ms=None, n_closes=0, is_finished=False)
         )
 
-    async def _recorded_timeframes(self, closes_at_ms: int) -> frozenset[str]:
+    async def _recorded_timeframes(
+        self, connection: AsyncConnection, closes_at_ms: int
+    ) -> frozenset[str]:
         """Return the timeframes of which somebody published bars before the recording did."""
         if self._market is None:
             raise FatalError("the replay was not prepared before its first release")
         venue, timeframes = self._market.venue, self._market.checked
-        async with autocommit(self._runtime.engine) as connection:
-            return await store.recorded_timeframes(connection, venue, timeframes, closes_at_ms)
+        return await store.recorded_timeframes(connection, venue, timeframes, closes_at_ms)
 
-    async def _is_fleet_drained(self, *, with_rows: bool = False) -> bool:
-        """Ask for a while whether the fleet is drained, at the end together with all rows."""
-        async with autocommit(self._runtime.engine) as connection:
-            for _ in range(_POLLS_PER_TURN):
-                self._is_complete = self._is_complete or await _are_all_here(connection)
-                if self._is_complete and await log.is_drained(connection, with_rows=with_rows):
-                    return True
-                await asyncio.sleep(_POLL_SECONDS)
+    async def _is_fleet_drained(self, connection: AsyncConnection, *, with_rows: bool) -> bool:
+        """Ask for a while whether the fleet is drained."""
+        for _ in range(_POLLS_PER_TURN):
+            self._is_complete = self._is_complete or await _are_all_here(connection)
+            if self._is_complete and await log.is_drained(connection, with_rows=with_rows):
+                return True
+            await asyncio.sleep(_POLL_SECONDS)
         return False
 
     async def _release(self, closes_at_ms: int, recorded: frozenset[str]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 import structlog
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -26,7 +26,7 @@ from shared.bus.log import LogEntry
 from shared.bus.retry import RetryDecision, RetryPolicy, Verdict
 from shared.bus.streams import StreamEntry, Streams, entry_order
 from shared.clock import TIMEFRAME_MS, monotonic_seconds, utc_now
-from shared.database.engine import Insertion, transaction
+from shared.database.engine import Insertion, autocommit, run_at_once, transaction
 from shared.errors import ContractError, FatalError, RetryableError, StoreError
 from shared.events.base import MAX_EVENT_BYTES, Event
 from shared.events.catalogue import owned_topics, topic_named
@@ -608,6 +608,25 @@ class Consumer:
             raise
         if done is not None:
             await self._conclude(*done)
+
+    async def ask(self, question: TextClause, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the one row that answers a question, asked outside any transaction.
+
+        Parameters
+        ----------
+        question, parameters
+            As for `run_at_once`.
+
+        Raises
+        ------
+        StoreError
+            If the database is unavailable.
+        """
+        driver = self._lock_driver
+        if driver is not None and not driver.is_closed():
+            return dict(await run_at_once(driver, question, parameters))
+        async with autocommit(self._engine) as connection:
+            return dict((await connection.execute(question, parameters)).one()._mapping)
 
     async def do(self, name: str, job: Callable[[UnitOfWork], Awaitable[T]]) -> T:
         """Do a job that a person asked for in a transaction of its own, and return its answer.

@@ -1127,6 +1127,17 @@ async def is_more(count: Callable[[], int], than: int) -> bool:
     return count() > than
 
 
+@pytest.mark.parametrize("has_session", [True, False])
+async def test_a_question_is_answered_with_and_without_the_session_of_the_lock(
+    bus: Bus, has_session: bool
+) -> None:
+    async with running(consumer := bus.consumer("screener", {})):
+        if not has_session:
+            consumer._lock_driver = None
+        answer = await consumer.ask(text("SELECT CAST(:n AS integer) + 1 AS more"), {"n": 1})
+    assert answer == {"more": 2}
+
+
 # --- fences -----------------------------------------------------------------------------------
 
 

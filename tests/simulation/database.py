@@ -103,7 +103,7 @@ class Driver:
         return False
 
     async def fetchrow(self, statement: str, *arguments: Any) -> Any:
-        """Run a statement that is a transaction of its own."""
+        """Run a statement that is a transaction of its own, or a question."""
         self._world.side_effect("a settling statement, before it")
         self._world.break_connection("commit, before it")
         row = await self._driver.fetchrow(statement, *arguments)

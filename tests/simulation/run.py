@@ -156,7 +156,7 @@ class _Run:
             replace(executor.routes, handlers={TOPIC: executor.settle}, adopters={}),
             RetryPolicy(first_wait_seconds=0.5, longest_wait_seconds=30.0),
         )
-        executor.attach(cast("Runtime", SimpleNamespace(consumer=consumer, engine=database)))
+        executor.attach(cast("Runtime", SimpleNamespace(consumer=consumer)))
         await consumer._patiently(consumer._prepare)
         await consumer._patiently(consumer._start_reading)
         # A process whose session of the lock is lost settles with transactions instead.

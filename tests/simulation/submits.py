@@ -225,7 +225,7 @@ async def _trade(
         cast("Streams", port),
         replace(executor.routes, handlers={TOPIC: executor.settle}, adopters={}),
     )
-    executor.attach(cast("Runtime", SimpleNamespace(consumer=consumer, engine=database)))
+    executor.attach(cast("Runtime", SimpleNamespace(consumer=consumer)))
     await consumer._patiently(consumer._prepare)
     await consumer._patiently(consumer._start_reading)
     real = (await connection.get_raw_connection()).driver_connection
